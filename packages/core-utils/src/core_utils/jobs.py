@@ -9,7 +9,7 @@ import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ def map_jobs(
     done: Collection[str] = frozenset(),
     progress: bool = True,
     threads: int | None = None,
-) -> Iterator[JobResult]:
+) -> Generator[JobResult, None, None]:
     """Runs `function` on every job in processes of its own and yields results in order of finishing.
 
     Args:
@@ -100,7 +100,7 @@ def map_jobs(
 
 def _in_processes(
     function: Callable[[Any], Any], todo: dict[str, Any], workers: int, threads: int
-) -> Iterator[JobResult]:
+) -> Generator[JobResult, None, None]:
     """Runs rounds until nothing is left; after a death, each job that was in flight runs alone to find the culprit."""
     with tempfile.TemporaryDirectory() as folder:
         suspects: list[str] = []
@@ -129,7 +129,7 @@ def _in_processes(
 
 def _one_round(
     function: Callable[[Any], Any], batch: dict[str, Any], workers: int, threads: int, folder: str
-) -> Iterator[JobResult]:
+) -> Generator[JobResult, None, None]:
     """The results of the jobs that ended; when a process dies, those that it took along are missing."""
     from joblib.externals.loky import ProcessPoolExecutor
 
@@ -168,7 +168,7 @@ def _attempt(function: Callable[[Any], Any], key: str, job: Any, marker: Path | 
     return JobResult(key, value, failure, time.time() - started)
 
 
-def _on_cluster(function: Callable[[Any], Any], todo: dict[str, Any], cluster: str) -> Iterator[JobResult]:
+def _on_cluster(function: Callable[[Any], Any], todo: dict[str, Any], cluster: str) -> Generator[JobResult, None, None]:
     """Futures of our own: joblib's Dask back-end hangs when a worker dies."""
     _check_address(cluster)
     try:
@@ -203,7 +203,7 @@ def _check_address(cluster: str) -> None:
         )
 
 
-def _shown(results: Iterator[JobResult], total: int) -> Iterator[JobResult]:
+def _shown(results: Generator[JobResult, None, None], total: int) -> Generator[JobResult, None, None]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
