@@ -204,12 +204,12 @@ def _pictures(report: Report) -> dict[tuple[str, str], list[Picture]]:
     pictures: dict[tuple[str, str], list[Picture]] = {}
     shown: set[tuple[str, Path]] = set()
     left = PICTURES_LIMIT
-    for package, result in ((package, result) for package in report.packages for result in package.results):
+    for name, result in ((package.name, result) for package in report.packages for result in package.results):
         folder = result.workdirs[min(result.workdirs)] / "figures" if result.workdirs else None
-        if folder is None or (package.name, folder) in shown or not folder.is_dir():
+        if folder is None or (name, folder) in shown or not folder.is_dir():
             continue
-        shown.add((package.name, folder))
-        found = pictures[package.name, result.claim.id] = []
+        shown.add((name, folder))
+        found = pictures[name, result.claim.id] = []
         for file in sorted(file for file in folder.iterdir() if file.suffix in _PICTURE_TYPES):
             size = file.stat().st_size
             fits = size <= min(PICTURE_LIMIT, left)
