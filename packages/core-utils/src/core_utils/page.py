@@ -78,7 +78,7 @@ class Report:
         longest: dict[Any, float] = {}
         for result in (result for package in self.packages for result in package.results):
             longest[result.claim.measure] = max(result.seconds, longest.get(result.claim.measure, 0.0))
-        return sum(longest.values())
+        return sum(longest.values(), 0.0)
 
 
 @dataclass(frozen=True)
