@@ -149,9 +149,11 @@ def test_a_figure_that_cannot_be_judged_is_a_crash_of_its_claim(run, effect, com
     assert complaint in results[0].error.message
 
 
-def test_bad_input_of_a_trial_is_bad_input_of_the_call(run):
-    with pytest.raises(UserError, match="data folder nowhere does not exist"):
-        evaluate([claim("effect", wants_data)], seeds=3, data=Path("nowhere"), run=run, progress=False)
+def test_bad_input_of_a_trial_is_told_from_a_crash_and_hides_no_other_claim(run):
+    bad, good = evaluate([claim("effect", wants_data), claim()], seeds=3, data=Path("nowhere"), run=run, progress=False)
+    assert bad.error.user
+    assert bad.error.message == "data folder nowhere does not exist"
+    assert good.outcome == "reproduced"
 
 
 def test_too_few_seeds_are_refused_before_anything_runs(run):
@@ -194,6 +196,7 @@ def test_a_broken_package_is_named_and_hides_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     found = {package.name: package for package in discover()}
     assert found["sound"].error is None
+    assert found["odd"].error == "TypeError: 1 is no Claim"
     assert found["broken"].error == "ModuleNotFoundError: No module named 'nowhere_at_all'"
 
 

@@ -144,8 +144,9 @@ def test_reproduce_judges_and_a_refuted_claim_is_exit_code_1(euler):
     code, out, _ = euler("reproduce", "--json")
     assert code == 1
     gains, loses = json.loads(out)
-    assert (gains["outcome"], gains["mean"], gains["n"]) == ("reproduced", 3.0, 5)
-    assert (loses["outcome"], loses["low"], loses["high"]) == ("refuted", -1.0, -1.0)
+    assert (gains["outcome"], gains["verdict"]["mean"], gains["verdict"]["n"]) == ("reproduced", 3.0, 5)
+    assert (loses["outcome"], loses["verdict"]["low"], loses["verdict"]["high"]) == ("refuted", -1.0, -1.0)
+    assert loses["command"] == "euler reproduce loses --seeds 5"
     code, out, err = euler("reproduce", "gains", "--seeds", "4")
     assert code == 0
     assert "reproduced" in out

@@ -102,8 +102,8 @@ class Result:
         verdict: None when it crashed or did not run.
         figures: every figure of every trial, by seed.
         settings: data, device and full.
-        seconds: of all trials of the measure, summed.
-        error: why there is no verdict: the first failure by seed.
+        seconds: of every trial, by seed; claims that share a measure share its trials.
+        error: why there is no verdict: the first failure by seed; its `user` tells bad input from a crash.
         workdirs: the trials' folders by seed.
     """
 
@@ -111,7 +111,7 @@ class Result:
     verdict: Verdict | None
     figures: dict[int, dict[str, float]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
+    seconds: dict[int, float] = field(default_factory=dict)
     error: JobError | None = None
     workdirs: dict[int, Path] = field(default_factory=dict)
 
@@ -124,8 +124,9 @@ class Result:
 
     @property
     def effects(self) -> dict[int, float]:
-        """The judged figure by seed."""
-        return {seed: figures[self.claim.effect] for seed, figures in self.figures.items()}
+        """The judged figure by seed, for the trials that gave it."""
+        effect = self.claim.effect
+        return {seed: figures[effect] for seed, figures in self.figures.items() if effect in figures}
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def evaluate(
         One result a claim, in the given order. A crashed measure leaves the other claims alone.
 
     Raises:
-        UserError: too few seeds for a verdict, or bad input that a trial reported.
+        UserError: too few seeds for a verdict.
     """
     settings = {"data": data, "device": device, "full": full}
     keys = [_keys(claim, seeds, settings) for claim in claims]
@@ -219,8 +220,6 @@ def evaluate(
         for job in jobs:
             if job.error is None:
                 run.write(f"trials/{job.key}.json", {"figures": job.value, "seconds": job.seconds})
-            elif job.error.user:
-                raise UserError(job.error.message)
             else:
                 failures[job.key] = job.error
     return [_result(claim, own, settings, failures, run) for claim, own in zip(claims, keys, strict=True)]
@@ -231,16 +230,23 @@ def discover() -> list[Package]:
     packages = []
     for entry in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
         try:
-            packages.append(Package(entry.name, tuple(entry.load())))
+            packages.append(Package(entry.name, _checked(entry.load())))
         except Exception as error:  # somebody else's import may fail in any way
             packages.append(Package(entry.name, (), f"{type(error).__name__}: {error}"))
     return packages
 
 
+def _checked(claims: Any) -> tuple[Claim, ...]:
+    for claim in claims:
+        if not isinstance(claim, Claim):
+            raise TypeError(f"{claim!r} is no Claim")
+    return tuple(claims)
+
+
 def load(reference: str) -> tuple[Claim, ...]:
     """The claims behind a `module:NAME` reference."""
     module, _, name = reference.partition(":")
-    return tuple(getattr(importlib.import_module(module), name))
+    return _checked(getattr(importlib.import_module(module), name))
 
 
 def _keys(claim: Claim, seeds: int | None, settings: Mapping[str, Any]) -> dict[int, str]:
@@ -275,7 +281,7 @@ def _result(
         verdict=verdict,
         figures=figures,
         settings=settings,
-        seconds=sum((trial["seconds"] for trial in stored.values()), 0.0),
+        seconds={seed: trial["seconds"] for seed, trial in stored.items()},
         error=error,
         workdirs={seed: run.path / "trials" / key for seed, key in keys.items()},
     )

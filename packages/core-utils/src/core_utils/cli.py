@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import io
 import sys
 import traceback
@@ -14,9 +15,13 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import tyro
 
 from core_utils import interrupts
+from core_utils.bench import Comparison
+from core_utils.claims import Result, evaluate, load
 from core_utils.errors import CheckFailed, Terminated, UserError
 from core_utils.files import write_atomically
 from core_utils.jsonable import dumps
+from core_utils.page import UNPUBLISHED, measured
+from core_utils.report import claim_facts
 from core_utils.runs import Run
 from core_utils.settings import settings
 
@@ -104,16 +109,9 @@ class Reproduce(Command):
 
     def __call__(self) -> int:
         """Runs the trials that `--out` does not hold yet; exit code 1 if a claim is refuted or crashed."""
-        from core_utils import claims
-
-        known = claims.load(self.reference)
-        unknown = [name for name in self.claims if name not in {claim.id for claim in known}]
-        if unknown:
-            raise UserError(f"no claim {unknown[0]!r}", f"known: {', '.join(claim.id for claim in known)}")
-        chosen = [claim for claim in known if not self.claims or claim.id in self.claims]
         with Run.open(self.out, {"command": f"reproduce {self.reference}"}, resume=True) as run:
-            results = claims.evaluate(
-                chosen,
+            results = evaluate(
+                _chosen("claim", load(self.reference), self.claims),
                 seeds=self.seeds,
                 workers=self.workers,
                 cluster=self.cluster,
@@ -123,11 +121,37 @@ class Reproduce(Command):
                 run=run,
                 progress=not self.quiet,
             )
-        self.show([_claim_facts(result) for result in results], lambda: _claim_table(results))
+        for result in results:
+            if result.error is not None and result.error.user:
+                raise UserError(result.error.message)
+        package = self.reference.partition(".")[0].replace("_", "-")
+        self.show([claim_facts(package, result) for result in results], lambda: _claim_table(results))
         for result in results:
             if result.error is not None:
                 sys.stderr.write(f"{result.claim.id} crashed: {result.error}\n")
         return CHECK_FAILED if any(result.outcome in {"refuted", "crashed"} for result in results) else DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench(Command):
+    """Time this package against its peers, interleaved in one process, and compare peak memory."""
+
+    benchmarks: tyro.conf.Positional[tuple[str, ...]] = ()  # ids of benchmarks; all when none is named
+    repeats: int = 10  # timed calls of each side
+    out: Path = Path("runs/bench")  # where the figures are written
+
+    package: ClassVar[str]
+
+    def __call__(self) -> None:
+        """Runs the benchmarks one after the other; a peer that cannot be imported is reported, not an error."""
+        known = importlib.import_module(f"{self.package}.benchmarks").BENCHMARKS
+        comparisons = []
+        with Run.open(self.out, {"command": f"bench {self.package}"}, resume=True) as run:
+            for benchmark in _chosen("benchmark", known, self.benchmarks):
+                self.say(f"{benchmark.id} ...")
+                comparisons.append(benchmark.run(self.repeats))
+                run.write(f"{benchmark.id}.json", comparisons[-1])
+        self.show(comparisons, lambda: _benchmark_table(comparisons))
 
 
 def shared(*, claims: str, benchmarks: str | None = None) -> dict[str, type[Command]]:
@@ -139,8 +163,6 @@ def shared(*, claims: str, benchmarks: str | None = None) -> dict[str, type[Comm
     """
     commands: dict[str, type[Command]] = {"reproduce": _named(Reproduce, reference=claims)}
     if benchmarks is not None:
-        from core_utils.bench import Bench
-
         commands["bench"] = _named(Bench, package=benchmarks)
     return commands
 
@@ -159,8 +181,6 @@ def main(prog: str, commands: Mapping[str, type[Command]], arguments: Sequence[s
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words == ["--version"]:
-        import importlib.metadata
-
         sys.stdout.write(f"{prog} {importlib.metadata.version(prog)}\n")
         return DONE
     command = None
@@ -222,45 +242,34 @@ def _crash_file() -> str:
     return ", see crash.txt"
 
 
+def _chosen(kind: str, known: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    ids = [each.id for each in known]
+    for name in names:
+        if name not in ids:
+            raise UserError(f"no {kind} {name!r}", f"known: {', '.join(ids)}")
+    return [each for each in known if not names or each.id in names]
+
+
 def _named(command: type[Command], **facts: str) -> type[Command]:
     return type(command.__name__, (command,), {**facts, "__doc__": command.__doc__})
 
 
-def _claim_facts(result: Any) -> dict[str, Any]:
-    verdict = result.verdict
-    return {
-        "id": result.claim.id,
-        "statement": result.claim.statement,
-        "source": result.claim.source,
-        "paper_value": result.claim.paper_value,
-        "unit": result.claim.unit,
-        "margin": result.claim.margin,
-        "outcome": result.outcome,
-        "mean": verdict and verdict.mean,
-        "low": verdict and verdict.low,
-        "high": verdict and verdict.high,
-        "n": verdict and verdict.n,
-        "error": result.error and str(result.error),
-        "seconds": result.seconds,
-        "figures": result.figures,
-    }
-
-
-def _claim_table(results: Sequence[Any]) -> Any:
+def _claim_table(results: Sequence[Result]) -> Any:
     from rich.table import Table
 
     table = Table("claim", "paper", "measured", "verdict")
     for result in results:
-        verdict = result.verdict
-        measured = (
-            ""
-            if verdict is None
-            else f"{verdict.mean:.3g} [{verdict.low:.3g}, {verdict.high:.3g}] {result.claim.unit}, n={verdict.n}"
-        )
-        table.add_row(
-            result.claim.id,
-            result.claim.paper_value or "not published in a form we could read",
-            measured,
-            result.outcome,
-        )
+        table.add_row(result.claim.id, result.claim.paper_value or UNPUBLISHED, measured(result), result.outcome)
+    return table
+
+
+def _benchmark_table(comparisons: Sequence[Comparison]) -> Any:
+    from rich.table import Table
+
+    table = Table("benchmark", "ours faster by", "ours leaner by", "target", "outcome")
+    for each in comparisons:
+        ratio = each.ratio and f"{each.ratio.median:.2f} [{each.ratio.low:.2f}, {each.ratio.high:.2f}]"
+        memory = "" if each.memory_ratio is None else f"{each.memory_ratio:.2f}"
+        outcome = f"not measured: {each.not_measured}" if each.not_measured else each.outcome
+        table.add_row(each.id, ratio or "", memory, "" if each.target is None else f"{each.target:g}", outcome)
     return table

@@ -75,10 +75,10 @@ class Report:
     @property
     def seconds(self) -> float:
         """Time of all trials; those that claims share count once."""
-        longest: dict[Any, float] = {}
+        trials: dict[Path, float] = {}
         for result in (result for package in self.packages for result in package.results):
-            longest[result.claim.measure] = max(result.seconds, longest.get(result.claim.measure, 0.0))
-        return sum(longest.values(), 0.0)
+            trials |= {result.workdirs[seed]: seconds for seed, seconds in result.seconds.items()}
+        return sum(trials.values(), 0.0)
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,7 @@ def rerun(package: str, result: Result) -> str:
 def _plot(result: Result) -> dict[str, Any] | None:
     """Where things lie on the axis of a claim's figure, as fractions of its length; None when nothing was measured."""
     claim, verdict = result.claim, result.verdict
-    found = {seed: figures.get(claim.effect, math.nan) for seed, figures in result.figures.items()}
-    effects = {seed: effect for seed, effect in found.items() if math.isfinite(effect)}
+    effects = {seed: effect for seed, effect in result.effects.items() if math.isfinite(effect)}
     if not effects:
         return None
     margin = 0.0 if claim.exact else claim.margin

@@ -97,7 +97,7 @@ def facts(report: Report) -> dict[str, Any]:
                 "name": package.name,
                 "version": report.environment["versions"].get(package.name),
                 "error": package.error,
-                "claims": [_claim_facts(package.name, result) for result in package.results],
+                "claims": [claim_facts(package.name, result) for result in package.results],
             }
             for package in report.packages
         ],
@@ -154,7 +154,8 @@ def _evaluated(packages: Sequence[Package], run: Run, options: Mapping[str, Any]
             yield PackageReport(package.name, tuple(results), package.error)
 
 
-def _claim_facts(package: str, result: Result) -> dict[str, Any]:
+def claim_facts(package: str, result: Result) -> dict[str, Any]:
+    """A claim with what its trials gave and the command that reruns it, as JSON data."""
     declared = ("id", "statement", "source", "paper_value", "unit", "effect", "margin", "exact", "full_only")
     found = ("outcome", "verdict", "figures", "settings", "seconds", "error")
     return {
