@@ -43,7 +43,8 @@ def lint(session: nox.Session) -> None:
     session.run("mypy", "noxfile.py", "tools", *(f"packages/{name}/src" for name in NAMES))
     session.run("python", "tools/import_contracts.py")
     session.run("python", "tools/check_hygiene.py")
-    session.run("codespell", *subprocess.check_output(["git", "ls-files"], text=True).splitlines())
+    session.log("codespell over every committed file")
+    session.run("codespell", *subprocess.check_output(["git", "ls-files"], text=True).splitlines(), log=False)
 
 
 @nox.session
@@ -176,9 +177,9 @@ def prove(session: nox.Session, package: str, installer: str, *arguments: str | 
         session.run("uv", "venv", "--quiet", "--seed", "--python", session.virtualenv.location, folder)
         python, command = Path(folder, "bin", "python"), Path(folder, "bin", package)
         pip = ("uv", "pip", "install", "--python", python) if installer == "uv" else (python, "-m", "pip", "install")
-        session.run(*pip, "--quiet", *arguments)
-        session.run(python, "tools/check_installed.py", DIST, CORE, package)
-        session.run(command, "--help", silent=True)
+        session.run(*pip, "--quiet", *arguments, external=True)
+        session.run(python, "tools/check_installed.py", DIST, CORE, package, external=True)
+        session.run(command, "--help", silent=True, external=True)
 
 
 @atexit.register

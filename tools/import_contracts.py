@@ -23,7 +23,7 @@ CORE_LAYERS = (
     "claims",
     "jobs | bench | training | spiking",
     "runs | data",
-    "files : jsonable : states",
+    "files : interrupts : jsonable : settings : states",
     "errors",
 )
 FACES = ("cli", "claims")
@@ -40,7 +40,7 @@ def main() -> None:
         config.write_text("\n".join(sections))
         path = os.pathsep.join(str(source.parent) for source in sources.values())
         checked = subprocess.run(
-            ["lint-imports", "--no-cache", config],
+            [Path(sys.executable).with_name("lint-imports"), "--no-cache", config],
             check=False,
             cwd=folder,
             env={**os.environ, "PYTHONPATH": path},
