@@ -44,12 +44,17 @@ class Run:
         path: the folder.
         config: the configuration as JSON data.
         finished: True once `result.json` is there; such a run is read-only.
+        follower: True in a torchrun process of rank above 0: it reads the folder that rank 0 holds, and its writes do
+            nothing.
     """
 
-    def __init__(self, path: Path, config: Any, *, finished: bool, lock: int | None) -> None:
+    def __init__(
+        self, path: Path, config: Any, *, finished: bool, lock: int | None = None, follower: bool = False
+    ) -> None:
         self.path = path
         self.config = config
         self.finished = finished
+        self.follower = follower
         self._lock = lock
         self._fallbacks: list[str] = []
 
@@ -73,13 +78,15 @@ class Run:
         """
         path = Path(path)
         wanted = json.loads(dumps(config))
+        if int(os.environ.get("RANK", "0")) > 0:
+            return cls(path, wanted, finished=not overwrite and (path / "result.json").is_file(), follower=True)
         lock = _prepare(path)
         try:
             if (path / "config.json").is_file() and not overwrite:
                 _same_config(path, wanted)
                 if (path / "result.json").is_file():
                     os.close(lock)
-                    return cls(path, wanted, finished=True, lock=None)
+                    return cls(path, wanted, finished=True)
                 if not resume:
                     raise RunError(f"{path} holds an unfinished run", "add --resume to go on, or name a new folder")
             elif overwrite:
@@ -111,7 +118,8 @@ class Run:
         Args:
             figures: JSON values; numbers that are not finite are written as null and named under `non_finite`.
         """
-        self._check_writable("log.jsonl")
+        if not self._writes("log.jsonl"):
+            return
         line = (dumps(figures) + "\n").encode()
         log = self.path / "log.jsonl"
         with disk_errors(log), log.open("ab", buffering=0) as file:
@@ -149,9 +157,9 @@ class Run:
         Returns:
             The file's path.
         """
-        self._check_writable(name)
         target = inside(self.path, name)
-        write_atomically(target, data if isinstance(data, bytes | str) else dumps(data, indent=2) + "\n")
+        if self._writes(name):
+            write_atomically(target, data if isinstance(data, bytes | str) else dumps(data, indent=2) + "\n")
         return target
 
     def read(self, name: str) -> Any:
@@ -186,7 +194,8 @@ class Run:
             tensors: arrays by name, any shape and any dtype that safetensors knows.
             facts: JSON data: positions, schedules, random states.
         """
-        self._check_writable(f"checkpoint/{name}")
+        if not self._writes(f"checkpoint/{name}"):
+            return
         current = inside(self.path, f"checkpoint/{name}.safetensors")
         write_atomically(current, pack(tensors, jsonable(facts), owner=self._digest), keep=_previous(current))
 
@@ -222,11 +231,13 @@ class Run:
     def _digest(self) -> str:
         return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
 
-    def _check_writable(self, name: str) -> None:
+    def _writes(self, name: str) -> bool:
+        """Whether this process writes; a finished or closed run refuses."""
         if self.finished:
             raise RunError(f"{self.path} holds a finished run and is read-only; {name} was not written")
-        if self._lock is None:
+        if self._lock is None and not self.follower:
             raise RunError(f"{self.path} was closed; {name} was not written")
+        return not self.follower
 
     def _recover(self) -> None:
         """Removes what a killed process left half written; names what cannot be explained that way."""

@@ -1,0 +1,266 @@
+"""One shape of command line for every package: typed options in, results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
+
+import tyro
+
+from core_utils import interrupts
+from core_utils.errors import CheckFailed, Terminated, UserError
+from core_utils.files import write_atomically
+from core_utils.jsonable import dumps
+from core_utils.runs import Run
+from core_utils.settings import settings
+
+Config = TypeVar("Config")
+
+DONE, CHECK_FAILED, BAD_INPUT, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What every command has: a machine-readable and a quiet form.
+
+    A command is a frozen dataclass that derives from this one; its fields are its options, the comment behind a field
+    is its help. Calling it does the work and returns an exit code, or None for 0.
+    """
+
+    json: bool = False  # print the result as JSON
+    quiet: bool = False  # no progress
+
+    def __call__(self) -> int | None:
+        """Does the work."""
+        raise NotImplementedError  # every command has its own
+
+    def show(self, result: Any, table: Callable[[], Any] | None = None) -> None:
+        """Prints the result: JSON with `--json`, else the table (anything rich prints), else `key value` lines."""
+        if self.json:
+            sys.stdout.write(dumps(result, indent=2) + "\n")
+            return
+        from rich.console import Console
+
+        console = Console(soft_wrap=True, markup=False, highlight=False)
+        if table is not None:
+            console.print(table())
+        elif isinstance(result, Mapping):
+            for key, value in result.items():
+                console.print(f"{key}  {value}")
+        else:
+            console.print(result)
+
+    def say(self, text: str) -> None:
+        """Prints one line of progress on stderr, unless `--quiet`."""
+        if not self.quiet:
+            sys.stderr.write(text + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCommand(Command):
+    """A command whose work lives in a run folder, survives an interruption and can be resumed."""
+
+    out: Path = Path("runs/run")  # the run's folder
+    resume: bool = False  # go on with the unfinished run in --out
+    overwrite: bool = False  # remove the run in --out and start anew
+
+    def open_run(self, config: Any) -> Run:
+        """The run in `--out`, opened as the options say."""
+        return Run.open(self.out, config, resume=self.resume, overwrite=self.overwrite)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configured:
+    """Options that fill a configuration dataclass: typed option > `--set` > file > default."""
+
+    config: Path | None = None  # TOML file with the configuration
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()  # one setting, as key=value; may be repeated
+
+    def settings(self, config: type[Config], **typed: Any) -> Config:
+        """The configuration that these options and the typed ones describe."""
+        return settings(config, file=self.config, pairs=self.set, typed=typed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduce(Command):
+    """Measure the paper's claims and give each a verdict with its 95 % interval."""
+
+    claims: tyro.conf.Positional[tuple[str, ...]] = ()  # ids of claims; all when none is named
+    seeds: int | None = None  # how many seeds, from 0; by default what each claim asks for
+    workers: int = 2  # processes
+    cluster: str | None = None  # address of a Dask scheduler instead
+    data: Path | None = None  # folder of the full data set instead of the embedded one
+    device: str = "cpu"  # cpu, cuda, cuda:1, ...
+    full: bool = False  # the long configurations
+    out: Path = Path("runs/reproduce")  # where trials are kept; finished ones are not repeated
+
+    reference: ClassVar[str]
+
+    def __call__(self) -> int:
+        """Runs the trials that `--out` does not hold yet; exit code 1 if a claim is refuted or crashed."""
+        from core_utils import claims
+
+        known = claims.load(self.reference)
+        unknown = [name for name in self.claims if name not in {claim.id for claim in known}]
+        if unknown:
+            raise UserError(f"no claim {unknown[0]!r}", f"known: {', '.join(claim.id for claim in known)}")
+        chosen = [claim for claim in known if not self.claims or claim.id in self.claims]
+        with Run.open(self.out, {"command": f"reproduce {self.reference}"}, resume=True) as run:
+            results = claims.evaluate(
+                chosen,
+                seeds=self.seeds,
+                workers=self.workers,
+                cluster=self.cluster,
+                data=self.data,
+                device=self.device,
+                full=self.full,
+                run=run,
+                progress=not self.quiet,
+            )
+        self.show([_claim_facts(result) for result in results], lambda: _claim_table(results))
+        for result in results:
+            if result.error is not None:
+                sys.stderr.write(f"{result.claim.id} crashed: {result.error}\n")
+        return CHECK_FAILED if any(result.outcome in {"refuted", "crashed"} for result in results) else DONE
+
+
+def shared(*, claims: str, benchmarks: str | None = None) -> dict[str, type[Command]]:
+    """The commands that every package has.
+
+    Args:
+        claims: `module:NAME` of the package's claims.
+        benchmarks: import name of the package whose module `benchmarks` holds `BENCHMARKS`.
+    """
+    commands: dict[str, type[Command]] = {"reproduce": _named(Reproduce, reference=claims)}
+    if benchmarks is not None:
+        from core_utils.bench import Bench
+
+        commands["bench"] = _named(Bench, package=benchmarks)
+    return commands
+
+
+def main(prog: str, commands: Mapping[str, type[Command]], arguments: Sequence[str] | None = None) -> int:
+    """Parses the command line, runs the command, and turns every ending into its exit code.
+
+    Args:
+        prog: the program's name.
+        commands: a `Command` dataclass by verb.
+        arguments: by default the process's own.
+
+    Returns:
+        0 done; 1 a check failed; 2 bad input, in one line; 3 a bug of ours, with its traceback in `crash.txt`; 130 and
+        143 after Ctrl-C and SIGTERM.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"]:
+        import importlib.metadata
+
+        sys.stdout.write(f"{prog} {importlib.metadata.version(prog)}\n")
+        return DONE
+    command = None
+    try:
+        with interrupts.raised():
+            command = _parse(prog, commands, words)
+            return command() or DONE
+    except UserError as error:
+        return _end(prog, str(error), BAD_INPUT)
+    except CheckFailed as error:
+        return _end(prog, str(error), CHECK_FAILED)
+    except KeyboardInterrupt as error:
+        kept = getattr(command, "out", None)
+        how = f"; what is finished is kept in {kept}" if kept is not None else ""
+        how += (
+            ", go on with --resume" if isinstance(command, RunCommand) else ", the same command goes on" if kept else ""
+        )
+        return _end(prog, f"interrupted{how}", TERMINATED if isinstance(error, Terminated) else INTERRUPTED)
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else DONE
+    except BrokenPipeError:
+        sys.stderr.close()
+        return DONE
+    except Exception as error:  # a bug: the user gets one line, the traceback goes to a file
+        return _end(prog, f"{type(error).__name__}: {error}; this is a bug of {prog}{_crash_file()}", BUG)
+
+
+def _parse(prog: str, commands: Mapping[str, type[Command]], words: Sequence[str]) -> Command:
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.extras.subcommand_cli_from_dict(
+                dict(commands), prog=prog, args=words or ["--help"], config=(tyro.conf.FlagCreatePairsOff,)
+            )
+    except SystemExit as error:
+        if error.code in (0, None):
+            raise
+        raise UserError(_first_complaint(complaint.getvalue()), f"see {prog} --help") from None
+
+
+def _first_complaint(box: str) -> str:
+    """The message inside the box that tyro draws, on one line."""
+    lines = [line.strip("│| ").strip() for line in box.splitlines()]
+    lines = [line for line in lines if line and not set(line) & set("╭╰├─")]
+    return " ".join(lines[:2]).rstrip(":") if lines and lines[0].endswith(":") else lines[0] if lines else "bad usage"
+
+
+def _end(prog: str, message: str, code: int) -> int:
+    sys.stderr.write(f"{prog}: {' '.join(message.split())}\n")
+    return code
+
+
+def _crash_file() -> str:
+    try:
+        write_atomically(Path("crash.txt"), traceback.format_exc())
+    except UserError:
+        traceback.print_exc()
+        return ""
+    return ", see crash.txt"
+
+
+def _named(command: type[Command], **facts: str) -> type[Command]:
+    return type(command.__name__, (command,), {**facts, "__doc__": command.__doc__})
+
+
+def _claim_facts(result: Any) -> dict[str, Any]:
+    verdict = result.verdict
+    return {
+        "id": result.claim.id,
+        "statement": result.claim.statement,
+        "source": result.claim.source,
+        "paper_value": result.claim.paper_value,
+        "unit": result.claim.unit,
+        "margin": result.claim.margin,
+        "outcome": result.outcome,
+        "mean": verdict and verdict.mean,
+        "low": verdict and verdict.low,
+        "high": verdict and verdict.high,
+        "n": verdict and verdict.n,
+        "error": result.error and str(result.error),
+        "seconds": result.seconds,
+        "figures": result.figures,
+    }
+
+
+def _claim_table(results: Sequence[Any]) -> Any:
+    from rich.table import Table
+
+    table = Table("claim", "paper", "measured", "verdict")
+    for result in results:
+        verdict = result.verdict
+        measured = (
+            ""
+            if verdict is None
+            else f"{verdict.mean:.3g} [{verdict.low:.3g}, {verdict.high:.3g}] {result.claim.unit}, n={verdict.n}"
+        )
+        table.add_row(
+            result.claim.id,
+            result.claim.paper_value or "not published in a form we could read",
+            measured,
+            result.outcome,
+        )
+    return table

@@ -1,0 +1,73 @@
+"""Where a training runs: device, processes, random states."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from core_utils.errors import UserError
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy and PyTorch."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 -- third parties draw from the global state
+    torch.manual_seed(seed)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name; "auto" takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is unknown", "use cpu, cuda, cuda:1, mps or auto") from None
+    available = {"cpu": True, "mps": torch.backends.mps.is_available()}.get(device.type, False)
+    if device.type == "cuda":
+        available = torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    if not available:
+        raise UserError(f"--device {name} is not available here", "use --device cpu or auto")
+    return device
+
+
+class RandomState:
+    """The global random states of Python, NumPy and PyTorch on the CPU and on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def state_dict(self) -> dict[str, Any]:
+        states = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}  # noqa: NPY002
+        return {**states, "cuda": torch.cuda.get_rng_state(self._device)} if self._device.type == "cuda" else states
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        random.setstate(state_dict["python"])
+        np.random.set_state(state_dict["numpy"])  # noqa: NPY002
+        torch.set_rng_state(state_dict["torch"])
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(state_dict["cuda"], self._device)
+
+
+def make_fabric(device: str, precision: Any) -> Fabric:
+    """One process on the device, or this process's share of a torchrun group."""
+    where = resolve_device(device)
+    world, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if world > 1:
+        fabric = Fabric(
+            accelerator=where.type, devices=local, num_nodes=world // local, strategy="ddp", precision=precision
+        )
+    else:
+        devices = [where.index or 0] if where.type == "cuda" else 1
+        fabric = Fabric(accelerator=where.type, devices=devices, precision=precision)
+    fabric.launch()
+    return fabric
