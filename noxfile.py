@@ -53,8 +53,7 @@ def test(session: nox.Session, package: str) -> None:
     """A package's tests against its installed wheel, beside core-utils and nothing else of this repository."""
     install(session, package, group="test")
     if package == CORE:
-        session.run("python", "-c", "import importlib.util; assert importlib.util.find_spec('torch') is None")
-        run_tests(session, package, title="bare")
+        run_tests(session, package, bare=True)
         install(session, package, group="test-all")
     run_tests(session, package)
 
@@ -141,21 +140,25 @@ def group_of(package: str, group: str) -> list[str]:
     return ["--group", f"{project}:{group}"] if group in groups else []
 
 
-def run_tests(session: nox.Session, package: str, *flags: str, title: str = "") -> None:
-    """Runs a package's tests with the shapes and types of core-utils and its own checked."""
+def run_tests(session: nox.Session, package: str, *flags: str, bare: bool = False) -> None:
+    """Runs a package's tests with the shapes and types of core-utils and its own checked.
+
+    In the bare environment of core-utils its tests assert that no framework can be imported.
+    """
     checked = dict.fromkeys(["core_utils", package.replace("-", "_"), "beartype.beartype"])
-    run_pytest(session, ROOT / "packages" / package, f"--jaxtyping-packages={','.join(checked)}", *flags, title=title)
+    tests = ROOT / "packages" / package / "tests"
+    run_pytest(session, tests, f"--jaxtyping-packages={','.join(checked)}", *flags, bare=bare)
 
 
-def run_pytest(session: nox.Session, root: Path, *flags: str, title: str = "") -> None:
+def run_pytest(session: nox.Session, tests: Path, *flags: str, bare: bool = False) -> None:
     """Runs pytest from an empty directory, so that only what is installed can be imported."""
-    tests = root / "tests" if (root / "tests").is_dir() else root
-    figures = f"--junitxml={SCRATCH / 'junit' / root.name}{title}.xml"
-    settings = ("-c", ROOT / "pyproject.toml", "--rootdir", root, "-p", "no:cacheprovider", figures)
+    counts = f"--junitxml={SCRATCH / 'junit' / session.name}{'-bare' if bare else ''}.xml"
+    settings = ("-c", ROOT / "pyproject.toml", "--rootdir", tests.parent, "-p", "no:cacheprovider", counts)
+    env = {"PYTHONPATH": None, "CORE_UTILS_BARE": "1" if bare else None}
     none_selected = 5
     codes = (0, none_selected) if "slow" in flags else (0,)
     with tempfile.TemporaryDirectory(prefix="empty-") as empty, session.chdir(empty):
-        session.run("pytest", *settings, *flags, tests, *session.posargs, env={"PYTHONPATH": None}, success_codes=codes)
+        session.run("pytest", *settings, *flags, tests, *session.posargs, env=env, success_codes=codes)
 
 
 def lock(session: nox.Session, package: str, *index: str) -> Path:
