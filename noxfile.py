@@ -11,9 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-import tomllib
 import xml.etree.ElementTree as ET
-from collections import Counter
 from pathlib import Path
 
 import nox
@@ -28,9 +26,10 @@ CORE = "core-utils"
 NAMES = sorted(project.parent.name for project in ROOT.glob("packages/*/pyproject.toml"))
 PAPERS = [name for name in NAMES if name != CORE]
 DIST = ROOT / "dist"
+GRACE = 60.0  # s that a program has to save after Ctrl-C; nox itself would kill it after half a second
 PINNED = ("-c", "constraints.txt", "--no-sources")
-_folder = tempfile.TemporaryDirectory(prefix="nox-", ignore_cleanup_errors=True)
-SCRATCH = Path(_folder.name)
+scratch_folder = tempfile.TemporaryDirectory(prefix="nox-", ignore_cleanup_errors=True)
+SCRATCH = Path(scratch_folder.name)
 built: dict[str, str] = {}
 
 
@@ -80,7 +79,7 @@ def demo(session: nox.Session) -> None:
     install_all(session)
     session.log(f"installed in {time.monotonic() - begin:.0f} s, downloads included")
     begin = time.monotonic()
-    session.run("core-utils", "report", "--out", "report", "--workers", "2", *session.posargs)
+    session.run("core-utils", "report", "--out", "report", "--workers", "2", *session.posargs, interrupt_timeout=GRACE)
     session.log(f"ran in {time.monotonic() - begin:.0f} s")
 
 
@@ -89,7 +88,7 @@ def demo(session: nox.Session) -> None:
 def bench(session: nox.Session, package: str) -> None:
     """A package timed against its peers; arguments go to its `bench` command."""
     install(session, package, group="bench")
-    session.run(package, "bench", *session.posargs)
+    session.run(package, "bench", *session.posargs, interrupt_timeout=GRACE)
 
 
 @nox.session
@@ -136,7 +135,7 @@ def install_all(session: nox.Session, *also: str) -> None:
 def group_of(package: str, group: str) -> list[str]:
     """Arguments that install a dependency group where the package has it."""
     project = f"packages/{package}/pyproject.toml"
-    groups = tomllib.loads((ROOT / project).read_text()).get("dependency-groups", {})
+    groups = nox.project.load_toml(ROOT / project).get("dependency-groups", {})
     return ["--group", f"{project}:{group}"] if group in groups else []
 
 
@@ -177,7 +176,8 @@ def prove(session: nox.Session, package: str, installer: str, *arguments: str | 
     """Installs into a clean environment; our wheels must be what arrived, and the command must answer."""
     # Not in the system's temporary folder: uv links only within one file system, and 6 GB need room.
     with tempfile.TemporaryDirectory(dir=session.virtualenv.location, prefix="clean-") as folder:
-        session.run("uv", "venv", "--quiet", "--seed", "--python", session.virtualenv.location, folder)
+        seed = ["--seed"] if installer == "pip" else []
+        session.run("uv", "venv", "--quiet", *seed, "--python", session.virtualenv.location, folder)
         python, command = Path(folder, "bin", "python"), Path(folder, "bin", package)
         pip = ("uv", "pip", "install", "--python", python) if installer == "uv" else (python, "-m", "pip", "install")
         session.run(*pip, "--quiet", *arguments, external=True)
@@ -189,8 +189,8 @@ def prove(session: nox.Session, package: str, installer: str, *arguments: str | 
 def print_counts() -> None:
     """Closes a call of nox with the tests of all its sessions, summed."""
     suites = [suite for file in SCRATCH.glob("junit/*.xml") for suite in ET.parse(file).iter("testsuite")]
-    counts = Counter({key: sum(int(suite.get(key, 0)) for suite in suites) for key in ("tests", "skipped")})
-    failed = sum(int(suite.get(key, 0)) for suite in suites for key in ("failures", "errors"))
+    keys = {"tests": ["tests"], "failed": ["failures", "errors"], "skipped": ["skipped"]}
+    total = {name: sum(int(suite.get(key, 0)) for suite in suites for key in keys[name]) for name in keys}
     if suites:
-        passed = counts["tests"] - counts["skipped"] - failed
-        print(f"{passed} passed, {failed} failed, {counts['skipped']} skipped", flush=True)
+        passed = total["tests"] - total["failed"] - total["skipped"]
+        print(f"{passed} passed, {total['failed']} failed, {total['skipped']} skipped", flush=True)
