@@ -275,7 +275,7 @@ def _result(
         verdict=verdict,
         figures=figures,
         settings=settings,
-        seconds=sum(trial["seconds"] for trial in stored.values()),
+        seconds=sum((trial["seconds"] for trial in stored.values()), 0.0),
         error=error,
         workdirs={seed: run.path / "trials" / key for seed, key in keys.items()},
     )

@@ -20,7 +20,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Run:
         self._fallbacks: list[str] = []
 
     @classmethod
-    def open(cls, path: str | Path, config: Any, *, resume: bool = False, overwrite: bool = False) -> Self:
+    def open(cls, path: str | Path, config: Any, *, resume: bool = False, overwrite: bool = False) -> Run:
         """Opens a new run, one to go on with, or a finished one for reading.
 
         Args:
@@ -100,7 +100,7 @@ class Run:
             raise
         return run
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *_: object) -> None:

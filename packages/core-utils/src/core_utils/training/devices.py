@@ -47,10 +47,12 @@ class RandomState:
         self._device = device
 
     def state_dict(self) -> dict[str, Any]:
+        """The states as they are now."""
         states = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}  # noqa: NPY002
         return {**states, "cuda": torch.cuda.get_rng_state(self._device)} if self._device.type == "cuda" else states
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes the next draws those that followed when the states were taken."""
         random.setstate(state_dict["python"])
         np.random.set_state(state_dict["numpy"])  # noqa: NPY002
         torch.set_rng_state(state_dict["torch"])
