@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("version", help="X.Y.Z")
     parser.add_argument("--upload", action="store_true", help="also upload the wheel to the public index")
     arguments = parser.parse_args()
-    problems = list(obstacles(arguments.package, arguments.version, upload=arguments.upload))
+    problems = obstacles(arguments.package, arguments.version, upload=arguments.upload)
     if problems:
         sys.exit("\n".join(f"no release: {problem}" for problem in problems))
     subprocess.run(["nox", "-s", "wheels"], cwd=ROOT, check=True)
@@ -43,21 +43,18 @@ def obstacles(package: str, version: str, *, upload: bool) -> list[str]:
     if not project.is_file():
         return [f"there is no package {package}"]
     declared = tomllib.loads(project.read_text())["project"]["version"]
-    changelog = (project.parent / "CHANGELOG.md").read_text()
+    changelog = project.with_name("CHANGELOG.md")
+    sections = re.findall(r"^## (\S+)", changelog.read_text() if changelog.is_file() else "", re.MULTILINE)
     tag = f"{package}-v{version}"
-    checks = {
-        f"{project.relative_to(ROOT)} says {declared}, not {version}": declared == version,
-        f"CHANGELOG.md has no section '## {version}'": re.search(
-            rf"^## {re.escape(version)}\b", changelog, re.MULTILINE
-        ),
-        "the working tree has changes that are not committed": not git("status", "--porcelain"),
-        f"the tag {tag} names another commit": git("tag", "--list", tag) == ""
-        or git("tag", "--points-at", "HEAD", "--list", tag),
-        f"{package} is another project's name on the public index; never upload it": not (
-            upload and package in FOREIGN
-        ),
+    elsewhere = git("tag", "--list", tag) != git("tag", "--list", tag, "--points-at", "HEAD")
+    problems = {
+        f"{project.relative_to(ROOT)} says {declared}, not {version}": declared != version,
+        f"{changelog.relative_to(ROOT)} has no section '## {version}'": version not in sections,
+        "the working tree has changes that are not committed": git("status", "--porcelain") != "",
+        f"the tag {tag} names another commit": elsewhere,
+        f"{package} is another project's name on the public index; never upload it": upload and package in FOREIGN,
     }
-    return [problem for problem, passed in checks.items() if not passed]
+    return [problem for problem, stands in problems.items() if stands]
 
 
 def git(*words: str) -> str:
