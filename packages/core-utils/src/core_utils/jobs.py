@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -58,6 +59,9 @@ class JobResult:
     value: Any
     error: JobError | None
     seconds: float
+
+
+_DIED = JobError("died", "its process ended without an answer")
 
 
 def map_jobs(
@@ -124,7 +128,7 @@ def _in_processes(
             for key in stuck:
                 del todo[key]
                 seconds = time.time() - started.get(key, time.time())
-                yield JobResult(key, None, JobError("died", "its process ended without an answer"), seconds)
+                yield JobResult(key, None, _DIED, seconds)
 
 
 def _one_round(
@@ -172,27 +176,44 @@ def _on_cluster(function: Callable[[Any], Any], todo: dict[str, Any], cluster: s
     """Futures of our own: joblib's Dask back-end hangs when a worker dies."""
     _check_address(cluster)
     try:
+        import dask
         import distributed
     except ImportError:
         raise UserError("--cluster needs Dask", "install core-utils[cluster]") from None
-    try:
-        client = distributed.Client(cluster, timeout=10)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--cluster {cluster}: no Dask scheduler answers ({error})") from None
-    with client:
-        token = uuid.uuid4().hex[:8]
-        futures = {
-            client.submit(_attempt, function, key, job, None, key=f"{key}-{token}", pure=False): key
-            for key, job in todo.items()
-        }
-        started = time.time()
-        for future, value in distributed.as_completed(futures, with_results=True, raise_errors=False):
-            key = futures[future]
-            if future.status == "finished":
-                yield value
+    with contextlib.ExitStack() as stack:
+        # Asking a worker that has just died for its result waits this long, 30 s by default.
+        stack.enter_context(dask.config.set({"distributed.comm.timeouts.connect": "5s"}))
+        try:
+            client = stack.enter_context(distributed.Client(cluster))
+        except (OSError, ValueError) as error:
+            raise UserError(f"--cluster {cluster}: no Dask scheduler answers ({error})") from None
+        suspects = []
+        for result in _one_cluster_round(client, function, todo):
+            if result.error is not None and result.error.kind == "KilledWorker":
+                suspects.append(result.key)
             else:
-                died = JobError("died", "its process ended without an answer")
-                yield JobResult(key, None, died, time.time() - started)
+                yield result
+        for key in suspects:  # Dask also blames what was queued behind the culprit; alone, only the culprit dies
+            for result in _one_cluster_round(client, function, {key: todo[key]}):
+                died = result.error is not None and result.error.kind == "KilledWorker"
+                yield dataclasses.replace(result, error=_DIED) if died else result
+
+
+def _one_cluster_round(client: Any, function: Callable[[Any], Any], batch: dict[str, Any]) -> Iterator[JobResult]:
+    import distributed
+
+    token = uuid.uuid4().hex[:8]
+    futures = {
+        client.submit(_attempt, function, key, job, None, key=f"{key}-{token}", pure=False): key
+        for key, job in batch.items()
+    }
+    started = time.time()
+    for future, value in distributed.as_completed(futures, with_results=True, raise_errors=False):
+        if future.status == "finished":
+            yield value
+        else:
+            kind, error, _ = value
+            yield JobResult(futures[future], None, JobError(kind.__name__, str(error)), time.time() - started)
 
 
 def _check_address(cluster: str) -> None:
