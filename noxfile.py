@@ -1,0 +1,196 @@
+"""Every check, build and run of this repository; `nox --list` names them.
+
+Packages are found in `packages/`. Sessions install built wheels by path, never by name from an index: some of our
+names belong to other people's projects there.
+"""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import subprocess
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.10.14"
+nox.options.default_venv_backend = "uv"
+nox.options.download_python = "never"
+nox.options.sessions = ["lint", "test", "integration", "wheels"]
+
+ROOT = Path(__file__).parent
+CORE = "core-utils"
+NAMES = sorted(project.parent.name for project in ROOT.glob("packages/*/pyproject.toml"))
+PAPERS = [name for name in NAMES if name != CORE]
+DIST = ROOT / "dist"
+GRACE = 60.0  # s that a program has to save after Ctrl-C; nox itself would kill it after half a second
+PINNED = ("-c", "constraints.txt", "--no-sources")
+scratch_folder = tempfile.TemporaryDirectory(prefix="nox-", ignore_cleanup_errors=True)
+SCRATCH = Path(scratch_folder.name)
+built: dict[str, str] = {}
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Format, style, types, import contracts, spelling, and no trace of one machine in a committed file."""
+    session.install("--exact", "--group", "pyproject.toml:lint", *PINNED)
+    session.run("ruff", "format", "--check")
+    session.run("ruff", "check")
+    session.run("mypy", "noxfile.py", "tools", *(f"packages/{name}/src" for name in NAMES))
+    session.run("python", "tools/import_contracts.py")
+    session.run("python", "tools/check_hygiene.py")
+    session.log("codespell over every committed file")
+    session.run("codespell", *subprocess.check_output(["git", "ls-files"], text=True).splitlines(), log=False)
+
+
+@nox.session
+@nox.parametrize("package", NAMES, ids=NAMES)
+def test(session: nox.Session, package: str) -> None:
+    """A package's tests against its installed wheel, beside core-utils and nothing else of this repository."""
+    install(session, package, group="test")
+    if package == CORE:
+        run_tests(session, package, bare=True)
+        install(session, package, group="test-all")
+    run_tests(session, package)
+
+
+@nox.session
+@nox.parametrize("package", NAMES, ids=NAMES)
+def slow(session: nox.Session, package: str) -> None:
+    """A package's tests that take minutes."""
+    install(session, package, group="test-all" if package == CORE else "test")
+    run_tests(session, package, "-m", "slow")
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """What only shows when packages meet, and whether the template yields a package that passes."""
+    install_all(session, "--group", "pyproject.toml:integration")
+    run_pytest(session, ROOT / "tests-integration")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """All claims of all packages into report/index.html; arguments go to `core-utils report`."""
+    begin = time.monotonic()
+    install_all(session)
+    session.log(f"installed in {time.monotonic() - begin:.0f} s, downloads included")
+    begin = time.monotonic()
+    session.run("core-utils", "report", "--out", "report", "--workers", "2", *session.posargs, interrupt_timeout=GRACE)
+    session.log(f"ran in {time.monotonic() - begin:.0f} s")
+
+
+@nox.session
+@nox.parametrize("package", PAPERS, ids=PAPERS)
+def bench(session: nox.Session, package: str) -> None:
+    """A package timed against its peers; arguments go to its `bench` command."""
+    install(session, package, group="bench")
+    session.run(package, "bench", *session.posargs, interrupt_timeout=GRACE)
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Wheels, a static index and hash-pinned requirements in dist/, proved by installations."""
+    shutil.rmtree(DIST, ignore_errors=True)
+    DIST.mkdir()
+    for name in NAMES:
+        shutil.copy(wheel(session, name), DIST)
+    session.run("python", "tools/static_index.py", DIST)
+    index = ("--index", (DIST / "simple").as_uri())
+    for name in NAMES:
+        requirements = lock(session, name, *index)
+        prove(session, name, "uv", "--require-hashes", "-r", requirements)
+        prove(session, name, "uv", *index, *PINNED, name)
+    # pip copies where uv links (a minute and 6 GB for torch), so one package speaks for all.
+    heavy = [name for name in NAMES if "\ntorch==" in (DIST / f"requirements-{name}.txt").read_text()]
+    name = next(iter(heavy), CORE)
+    prove(session, name, "pip", "--require-hashes", "-r", DIST / f"requirements-{name}.txt")
+
+
+def wheel(session: nox.Session, package: str) -> str:
+    """The package's wheel, built once per call of nox."""
+    if package not in built:
+        folder = SCRATCH / "wheels" / package
+        session.run("uv", "build", "--wheel", "--no-sources", "--quiet", "--out-dir", folder, f"packages/{package}")
+        (built[package],) = map(str, folder.glob("*.whl"))
+    return built[package]
+
+
+def install(session: nox.Session, package: str, *, group: str) -> None:
+    """Makes the environment hold core-utils, the package and its dependency group, and nothing else."""
+    own = [] if package == CORE else [wheel(session, package)]
+    session.install("--exact", wheel(session, CORE), *own, *group_of(package, group), *PINNED)
+
+
+def install_all(session: nox.Session, *also: str) -> None:
+    """Makes the environment hold every package, what its claims need beyond that (group `demo`), and the report."""
+    groups = [argument for package in PAPERS for argument in group_of(package, "demo")]
+    papers = [wheel(session, package) for package in PAPERS]
+    session.install("--exact", f"{wheel(session, CORE)}[report]", *papers, *groups, *also, *PINNED)
+
+
+def group_of(package: str, group: str) -> list[str]:
+    """Arguments that install a dependency group where the package has it."""
+    project = f"packages/{package}/pyproject.toml"
+    groups = nox.project.load_toml(ROOT / project).get("dependency-groups", {})
+    return ["--group", f"{project}:{group}"] if group in groups else []
+
+
+def run_tests(session: nox.Session, package: str, *flags: str, bare: bool = False) -> None:
+    """Runs a package's tests with the shapes and types of core-utils and its own checked.
+
+    In the bare environment of core-utils its tests assert that no framework can be imported.
+    """
+    checked = dict.fromkeys(["core_utils", package.replace("-", "_"), "beartype.beartype"])
+    tests = ROOT / "packages" / package / "tests"
+    run_pytest(session, tests, f"--jaxtyping-packages={','.join(checked)}", *flags, bare=bare)
+
+
+def run_pytest(session: nox.Session, tests: Path, *flags: str, bare: bool = False) -> None:
+    """Runs pytest from an empty directory, so that only what is installed can be imported."""
+    counts = f"--junitxml={SCRATCH / 'junit' / session.name}{'-bare' if bare else ''}.xml"
+    settings = ("-c", ROOT / "pyproject.toml", "--rootdir", tests.parent, "-p", "no:cacheprovider", counts)
+    env = {"PYTHONPATH": None, "CORE_UTILS_BARE": "1" if bare else None}
+    none_selected = 5
+    codes = (0, none_selected) if "slow" in flags else (0,)
+    with tempfile.TemporaryDirectory(prefix="empty-") as empty, session.chdir(empty):
+        session.run("pytest", *settings, *flags, tests, *session.posargs, env=env, success_codes=codes)
+
+
+def lock(session: nox.Session, package: str, *index: str) -> Path:
+    """Writes the package's requirements with the hash of every file, ours included."""
+    requirements = DIST / f"requirements-{package}.txt"
+    name = SCRATCH / f"{package}.in"
+    name.write_text(package)
+    flags = ("--universal", "--python-version=3.11", "--generate-hashes", "--no-header", "--no-annotate", "--quiet")
+    session.run("uv", "pip", "compile", *flags, *index, *PINNED, "-o", requirements, name, silent=True)
+    # pip and uv read this line relative to the file; that is how both find the wheels beside it.
+    requirements.write_text(f"--find-links .\n{requirements.read_text()}")
+    return requirements
+
+
+def prove(session: nox.Session, package: str, installer: str, *arguments: str | Path) -> None:
+    """Installs into a clean environment; our wheels must be what arrived, and the command must answer."""
+    # Not in the system's temporary folder: uv links only within one file system, and 6 GB need room.
+    with tempfile.TemporaryDirectory(dir=session.virtualenv.location, prefix="clean-") as folder:
+        seed = ["--seed"] if installer == "pip" else []
+        session.run("uv", "venv", "--quiet", *seed, "--python", session.virtualenv.location, folder)
+        python, command = Path(folder, "bin", "python"), Path(folder, "bin", package)
+        pip = ("uv", "pip", "install", "--python", python) if installer == "uv" else (python, "-m", "pip", "install")
+        session.run(*pip, "--quiet", *arguments, external=True)
+        session.run(python, "tools/check_installed.py", DIST, CORE, package, external=True)
+        session.run(command, "--help", silent=True, external=True)
+
+
+@atexit.register
+def print_counts() -> None:
+    """Closes a call of nox with the tests of all its sessions, summed."""
+    suites = [suite for file in SCRATCH.glob("junit/*.xml") for suite in ET.parse(file).iter("testsuite")]
+    keys = {"tests": ["tests"], "failed": ["failures", "errors"], "skipped": ["skipped"]}
+    total = {name: sum(int(suite.get(key, 0)) for suite in suites for key in keys[name]) for name in keys}
+    if suites:
+        passed = total["tests"] - total["failed"] - total["skipped"]
+        print(f"{passed} passed, {total['failed']} failed, {total['skipped']} skipped", flush=True)
