@@ -186,6 +186,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path, monkeypatch):
 def test_a_broken_package_is_named_and_hides_no_other(tmp_path, monkeypatch):
     for name, module, body in (
         ("broken", "broken_claims", "import nowhere_at_all"),
+        ("odd", "odd_claims", "CLAIMS = (1,)"),
         ("sound", "sound_claims", "CLAIMS = ()"),
     ):
         (tmp_path / f"{module}.py").write_text(body)

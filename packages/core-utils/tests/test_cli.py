@@ -150,7 +150,7 @@ def test_reproduce_judges_and_a_refuted_claim_is_exit_code_1(euler):
     code, out, err = euler("reproduce", "gains", "--seeds", "4")
     assert code == 0
     assert "reproduced" in out
-    assert "not published in a form we could read" in " ".join(out.split())
+    assert "not published" in out
     assert "jobs" not in err
     assert "euler.gains" not in err  # every trial was there already
 

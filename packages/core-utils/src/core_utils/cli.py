@@ -124,7 +124,7 @@ class Reproduce(Command):
         for result in results:
             if result.error is not None and result.error.user:
                 raise UserError(result.error.message)
-        package = self.reference.partition(".")[0].replace("_", "-")
+        package = self.reference.partition(":")[0].partition(".")[0].replace("_", "-")
         self.show([claim_facts(package, result) for result in results], lambda: _claim_table(results))
         for result in results:
             if result.error is not None:
