@@ -292,7 +292,7 @@ def test_plain_state_comes_back_through_json(value):
 @pytest.mark.parametrize("shape", [(), (0,), (2, 3)])
 def test_tensors_come_back_bit_for_bit(dtype, shape):
     tensor, tensors = (torch.rand(shape) * 3).to(dtype), {}
-    tensor = tensor.permute(*reversed(range(tensor.ndim)))
+    tensor = tensor.permute(tuple(reversed(range(tensor.ndim))))
     back = decode(encode({"a": [tensor]}, tensors, "x"), tensors)["a"][0]
     assert back.dtype == dtype
     assert torch.equal(back, tensor)
