@@ -51,7 +51,9 @@ class Neuron:
 
     def __post_init__(self) -> None:
         if not 0 < self.decay <= 1:
-            raise UserError(f"decay must lie in (0, 1], got {self.decay}", "for a time constant tau give exp(-step / tau)")
+            raise UserError(
+                f"decay must lie in (0, 1], got {self.decay}", "for a time constant tau give exp(-step / tau)"
+            )
         _require_one_of("compare", self.compare, get_args(Compare))
         _require_one_of("reset", self.reset, get_args(Reset))
 
