@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -166,6 +168,17 @@ def test_uint8_and_floating_pictures_are_the_same():
     np.testing.assert_array_equal(simulate_frames(whole, 0), simulate_frames(whole.astype(np.float32) / 255, 0))
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_chunks_hold_every_image_in_order(variant, monkeypatch):
+    camera = dataclasses.replace(VARIANTS[variant], noise=0.0)
+    monkeypatch.setattr("core_utils.spiking.events.camera.CHUNK", 4)
+    images = pictures(9) * np.linspace(0, 1, 9, dtype=np.float32)[:, None, None]
+    counts, recordings = simulate_frames(images, 7, camera), simulate_events(images, 7, camera)
+    assert counts.sum((1, 2, 3, 4)).tolist() == [len(events) for events in recordings]
+    assert len(recordings[0]) == 0
+    assert len(recordings[8]) > 1.5 * len(recordings[1]) > 0
+
+
 def test_nothing_comes_of_no_image():
     empty = np.zeros((0, 28, 28), np.uint8)
     assert simulate_events(empty, 0) == []
@@ -232,6 +245,8 @@ def test_shift_moves_within_its_range():
     assert np.abs(moved).max() == pytest.approx(3.0, abs=0.1)
     np.testing.assert_allclose(moved.std(axis=1), 3 / np.sqrt(3), rtol=0.1)
     assert abs(np.corrcoef(moved)[0, 1]) < 0.15
+    larger = random_pose(point(500, 0, 0), 0, size=56, mirror=0.0, rotation=0.0, shift=3.0)
+    np.testing.assert_allclose(centres(larger), moved, atol=0.1)  # pixels of the result
 
 
 def test_size_scales_the_whole_image():

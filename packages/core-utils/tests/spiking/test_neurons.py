@@ -6,7 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core_utils.errors import UserError
-from core_utils.spiking.neurons import BACKENDS, BLOCK, Neuron, lif, lif_step
+from core_utils.spiking.backends import BACKENDS
+from core_utils.spiking.backends.fused import BLOCK
+from core_utils.spiking.dynamics import Neuron
+from core_utils.spiking.neurons import lif, lif_step
 from core_utils.spiking.surrogates import atan, rectangle, sigmoid, triangle
 
 ROWS = {
@@ -34,8 +37,8 @@ def outcome(x_seq, v0=None, **options):
     x_seq = x_seq.detach().clone().requires_grad_()
     v0 = None if v0 is None else v0.detach().clone().requires_grad_()
     spikes, v = lif(x_seq, v0=v0, return_v=True, **options)
-    weights = random_input(*spikes.shape, seed=1, dtype=torch.float64)
-    end_weights = random_input(*v.shape, seed=2, dtype=torch.float64)
+    weights = random_input(*spikes.shape, seed=1, dtype=torch.float64).to(spikes.device)
+    end_weights = random_input(*v.shape, seed=2, dtype=torch.float64).to(v.device)
     ((spikes * weights).sum() + (v * end_weights).sum()).backward()
     return spikes.detach(), v.detach(), x_seq.grad, None if v0 is None else v0.grad
 
@@ -80,6 +83,15 @@ def test_fused_agrees_with_the_plain_loop(row, start):
     oracle = outcome(x_seq, v0, **ROWS[row], backend="reference")
     assert 0.1 < oracle[0].mean() < 0.9
     assert_agree(outcome(x_seq, v0, **ROWS[row], backend="fused"), oracle)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("row", ROWS)
+def test_fused_agrees_on_a_gpu(row, dtype):
+    x_seq, v0 = random_input(6, 3, 4, 50, dtype=dtype).cuda(), random_input(3, 4, 50, seed=3).cuda()
+    oracle = outcome(x_seq, v0, **ROWS[row], backend="reference")
+    assert_agree(outcome(x_seq, v0, **ROWS[row], backend="fused"), oracle, rtol=1e-3 if dtype.itemsize == 2 else 1e-6)
 
 
 def test_fused_agrees_beyond_one_block():

@@ -8,6 +8,7 @@ Reference: the miniature of snn-nda (arXiv 2203.06145 records by moving pictures
 Lichtsteiner et al., "A 128x128 120 dB 15 us latency asynchronous temporal contrast vision sensor" (2008).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +21,8 @@ from core_utils.spiking.events.pose import intensities, random_pose
 
 DARK = 0.1
 """Added to the intensity before the logarithm: the light that a black pixel still sees."""
+
+CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -106,15 +109,8 @@ def simulate_events(
     Raises:
         UserError: another shape, or intensities outside the range.
     """
-    images = intensities(images)
-    n, height, width = images.shape
-    pixel, polarity, time = _record(images, np.random.default_rng(rng), camera)
-    image = pixel // (height * width)
-    order = np.lexsort((time, image))
-    events = np.empty(len(order), EVENT)
-    events["t"], events["p"] = time[order], polarity[order]
-    events["y"], events["x"] = np.divmod(pixel[order] % (height * width), width)
-    return np.split(events, np.searchsorted(image[order], np.arange(1, n)))[:n]
+    rng = np.random.default_rng(rng)
+    return [events for chunk in _chunks(images) for events in _recordings(chunk, rng, camera)]
 
 
 def simulate_frames(images: np.ndarray, rng: np.random.Generator | int, camera: EventCamera = SACCADE) -> np.ndarray:
@@ -131,13 +127,8 @@ def simulate_frames(images: np.ndarray, rng: np.random.Generator | int, camera: 
     Raises:
         UserError: another shape, or intensities outside the range.
     """
-    images = intensities(images)
-    n, height, width = images.shape
-    pixel, polarity, time = _record(images, np.random.default_rng(rng), camera)
-    image, place = np.divmod(pixel, height * width)
-    cell = ((image * camera.time_steps + time // camera.bin_duration) * 2 + polarity) * (height * width) + place
-    shape = (n, camera.time_steps, 2, height, width)
-    return np.bincount(cell, minlength=int(np.prod(shape))).astype(np.float32).reshape(shape)
+    rng = np.random.default_rng(rng)
+    return np.concatenate([_counts(chunk, rng, camera) for chunk in _chunks(images)])
 
 
 def posed_event_frames(
@@ -162,6 +153,32 @@ def posed_event_frames(
     posed = random_pose(images, rng, size=size, mirror=0.5 if mirror else 0.0)
     counts = simulate_frames(posed, rng, EventCamera(time_steps=time_steps))
     return np.minimum(counts, 3, out=counts) / np.float32(3)
+
+
+def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Images that are recorded together, at least one chunk: a bound on memory, and on how far it is to the cache."""
+    images = intensities(images)
+    return (images[start : start + CHUNK] for start in range(0, max(len(images), 1), CHUNK))
+
+
+def _recordings(images: np.ndarray, rng: np.random.Generator, camera: EventCamera) -> list[np.ndarray]:
+    n, height, width = images.shape
+    pixel, polarity, time = _record(images, rng, camera)
+    image, place = np.divmod(pixel, height * width)
+    order = np.lexsort((time, image))
+    events = np.empty(len(order), EVENT)
+    events["t"], events["p"] = time[order], polarity[order]
+    events["y"], events["x"] = np.divmod(place[order], width)
+    return np.split(events, np.searchsorted(image[order], np.arange(1, n)))[:n]
+
+
+def _counts(images: np.ndarray, rng: np.random.Generator, camera: EventCamera) -> np.ndarray:
+    n, height, width = images.shape
+    pixel, polarity, time = _record(images, rng, camera)
+    image, place = np.divmod(pixel, height * width)
+    cell = ((image * camera.time_steps + time // camera.bin_duration) * 2 + polarity) * (height * width) + place
+    shape = (n, camera.time_steps, 2, height, width)
+    return np.bincount(cell, minlength=math.prod(shape)).astype(np.float32).reshape(shape)
 
 
 def _record(

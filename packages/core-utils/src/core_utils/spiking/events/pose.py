@@ -22,7 +22,7 @@ def random_pose(
         size: height and width of the result in pixels, the whole image scaled to it; None keeps the image's.
         mirror: probability of mirroring left to right.
         rotation: largest angle either way, degrees; uniform.
-        shift: largest shift either way in x and in y, pixels of `images`; uniform.
+        shift: largest shift either way in x and in y, pixels of the result; uniform.
 
     Returns:
         float32 in [0, 1], shape [n, size, size] or that of `images`.
@@ -35,7 +35,7 @@ def random_pose(
     rows, columns = (height, width) if size is None else (size, size)
     sign = np.where(rng.random(n) < mirror, -1, 1)
     angle = np.deg2rad(rng.uniform(-rotation, rotation, n))
-    down, right = rng.uniform(-shift, shift, (2, n))
+    down, right = rng.uniform(-shift, shift, (2, n)) * [[height / rows], [width / columns]]
 
     # From a pixel of the result back to its place in the image, both measured from their centres.
     y = _from_centre(rows, height)[None, :, None] - down[:, None, None]
