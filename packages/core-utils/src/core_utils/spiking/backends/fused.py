@@ -56,13 +56,13 @@ class _Fused(torch.autograd.Function):
                 u = u_seq[t]
                 gs = 0 if grad_spikes is None else grad_spikes[t, block]
                 if not neuron.detach_reset:
-                    gs = gs - gv * (u if hard else neuron.threshold)
+                    gs = gs - gv * (u if hard else neuron.threshold)  # what a spike takes from the potential
                 slope = neuron.surrogate(u - neuron.threshold)
                 if hard:
                     gv.mul_(neuron.silent(u, neuron.threshold, out=v))
-                gv.add_(slope * gs)
-                torch.mul(gv, neuron.input_scale, out=u)
-                gv.mul_(neuron.decay)
+                gu = gv.add_(slope * gs)
+                torch.mul(gu, neuron.input_scale, out=u)
+                gv = gu.mul_(neuron.decay)
             if grad_v0 is not None:
                 grad_v0[block] = gv
         return grad_x.to(x_seq.dtype), grad_v0, None
