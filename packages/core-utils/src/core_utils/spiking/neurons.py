@@ -94,6 +94,9 @@ def lif(
     Raises:
         UserError: no time step, fewer than 2 dimensions, no floating dtype, a `v0` of another shape, a decay outside
             (0, 1], or an unknown compare, reset or backend.
+
+    Reference: the neurons of arXiv 2202.11946 (decay 0.5, threshold 1, ">", triangle), arXiv 2203.06145 (0.25, 0.5,
+    ">=", rectangle) and arXiv 2201.10355 (0.25, 1, ">=", atan; input scaled by 0.75, reset detached).
     """
     neuron = Neuron(decay, threshold, input_scale, compare, reset, detach_reset, surrogate)
     require_one_of("backend", backend, ("auto", *BACKENDS))
