@@ -1,0 +1,15 @@
+"""Recordings of event cameras, in NumPy alone: event arrays, count frames, and a simulated camera that moves."""
+
+from core_utils.spiking.events.camera import EventCamera, posed_event_frames, simulate_events, simulate_frames
+from core_utils.spiking.events.frames import EVENT, events_to_frames
+from core_utils.spiking.events.pose import random_pose
+
+__all__ = [
+    "EVENT",
+    "EventCamera",
+    "events_to_frames",
+    "posed_event_frames",
+    "random_pose",
+    "simulate_events",
+    "simulate_frames",
+]

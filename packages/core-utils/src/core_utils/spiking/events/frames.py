@@ -1,0 +1,102 @@
+"""Events, and the count frames that networks see."""
+
+import warnings
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from core_utils.errors import UserError
+
+EVENT = np.dtype([("t", "i8"), ("x", "i2"), ("y", "i2"), ("p", "i1")])
+"""One event: time in microseconds, column, row, polarity (1 = brighter, 0 = darker)."""
+
+
+def events_to_frames(
+    events: np.ndarray,
+    time_steps: int,
+    sensor_size: tuple[int, int],
+    by: Literal["time", "number"] = "time",
+    remainder: Literal["last", "drop"] = "last",
+    dtype: npt.DTypeLike = np.float32,
+) -> np.ndarray:
+    """Counts events by time step, polarity and pixel.
+
+    Args:
+        events: structured array [n] with the fields of `EVENT` in any order and any integer type, polarity also bool;
+            times do not decrease.
+        time_steps: T, at least 1.
+        sensor_size: (width, height) in pixels.
+        by: "time" gives the steps equal durations, half open but for the last; "number" gives them n // T events each.
+        remainder: where the last n mod T events go with by="number": to the last step, or nowhere.
+        dtype: of the counts.
+
+    Returns:
+        Counts, shape [T, 2, height, width]. Without "drop" they sum to n. Events that share one time are the last step.
+
+    Raises:
+        UserError: a missing field, times that decrease, a pixel outside the sensor, a polarity that is neither 0 nor
+            1, fewer than T events with by="number", no time step, an unknown option, or counts too large for `dtype`.
+
+    Warns:
+        UserWarning: there is no event.
+
+    Reference: the two ways of slicing are those of the CIFAR10-DVS protocol (arXiv 2202.11946 drops the remainder).
+    """
+    width, height = sensor_size
+    if time_steps < 1:
+        raise UserError(f"time_steps must be at least 1, got {time_steps}")
+    if by not in ("time", "number") or remainder not in ("last", "drop"):
+        raise UserError(
+            f"by={by!r}, remainder={remainder!r} is unknown", "by is time or number, remainder last or drop"
+        )
+    _check(events, width, height)
+    if len(events) == 0:
+        warnings.warn("a recording without events gives empty frames", stacklevel=2)
+        return np.zeros((time_steps, 2, height, width), dtype)
+    starts = _starts_by_time(events["t"], time_steps) if by == "time" else _starts_by_number(len(events), time_steps)
+    used = len(events) // time_steps * time_steps if (by, remainder) == ("number", "drop") else len(events)
+    step = np.repeat(np.arange(time_steps), np.diff(starts, append=used))
+    cell = step * (2 * height * width)
+    for field, stride in (("p", height * width), ("y", width), ("x", 1)):
+        cell += events[field][:used].astype(np.int64) * stride
+    counts = np.bincount(cell, minlength=time_steps * 2 * height * width)
+    if np.issubdtype(dtype, np.integer) and counts.max() > np.iinfo(dtype).max:
+        raise UserError(
+            f"a pixel counts {counts.max()} events, more than {np.dtype(dtype)} holds", "choose a wider dtype"
+        )
+    return counts.astype(dtype).reshape(time_steps, 2, height, width)
+
+
+def _starts_by_time(times: np.ndarray, time_steps: int) -> np.ndarray:
+    """The first event of every step, in exact integers: step k begins at first + ceil(k * duration / T)."""
+    first, duration = int(times[0]), int(times[-1]) - int(times[0])
+    edges = [first + (k * duration + time_steps - 1) // time_steps for k in range(time_steps)]
+    return np.searchsorted(times, np.array(edges, times.dtype))
+
+
+def _starts_by_number(count: int, time_steps: int) -> np.ndarray:
+    if count < time_steps:
+        raise UserError(f"{count} events cannot fill {time_steps} steps", 'slice by="time", or take fewer steps')
+    return np.arange(time_steps) * (count // time_steps)
+
+
+def _check(events: np.ndarray, width: int, height: int) -> None:
+    names = events.dtype.names or ()
+    if not all(name in names and events.dtype[name].kind in "iub" for name in ("t", "x", "y", "p")):
+        raise UserError(f"events must have the integer fields t, x, y and p, got {events.dtype}")
+    t, x, y, p = (events[name] for name in ("t", "x", "y", "p"))
+    if (index := _first(t[1:] < t[:-1])) is not None:
+        raise UserError(f"time decreases from event {index} to {index + 1}", "sort the events by t")
+    if (index := _first((x < 0) | (x >= width) | (y < 0) | (y >= height))) is not None:
+        swapped = x.max() < height and y.max() < width and min(x.min(), y.min()) >= 0
+        raise UserError(
+            f"event {index} at x={x[index]}, y={y[index]} lies outside the sensor of width {width} and height {height}",
+            "width and height look swapped" if swapped else "sensor_size is (width, height)",
+        )
+    if p.dtype != bool and (index := _first((p != 0) & (p != 1))) is not None:
+        raise UserError(f"event {index} has polarity {p[index]}, not 0 or 1", "map a signed polarity by p > 0")
+
+
+def _first(wrong: np.ndarray) -> int | None:
+    return int(wrong.argmax()) if wrong.any() else None

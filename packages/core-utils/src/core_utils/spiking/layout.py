@@ -1,0 +1,33 @@
+"""Where the time axis goes: models see [T, B, ...], loaders and files [B, T, ...]."""
+
+from collections.abc import Callable
+
+from jaxtyping import Shaped
+from torch import Tensor
+
+
+def time_first(batch: Shaped[Tensor, "B T *shape"]) -> Shaped[Tensor, "T B *shape"]:
+    """A loader's batch as models see it: the one transpose between them.
+
+    Args:
+        batch: shape [B, T, ...].
+
+    Returns:
+        A view, shape [T, B, ...].
+    """
+    return batch.transpose(0, 1)
+
+
+def over_time(
+    layer: Callable[[Tensor], Tensor], x_seq: Shaped[Tensor, "T B *shape"]
+) -> Shaped[Tensor, "T B *out_shape"]:
+    """One call of a layer without memory for all time steps, as one batch of T * B.
+
+    Args:
+        layer: from [N, ...] to [N, ...], such as a convolution, a pool or a linear layer.
+        x_seq: shape [T, B, ...].
+
+    Returns:
+        What the layer gives for every step, shape [T, B, ...].
+    """
+    return layer(x_seq.flatten(0, 1)).unflatten(0, x_seq.shape[:2])

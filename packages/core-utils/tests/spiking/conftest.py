@@ -1,0 +1,15 @@
+import importlib.util
+
+import jaxtyping
+import pytest
+
+if importlib.util.find_spec("torch") is None:
+    collect_ignore = ["test_neurons.py", "test_norm.py", "test_surrogates.py"]
+
+
+@pytest.fixture
+def as_users_run_it():
+    """Without the tests' own type checks, which would refuse bad input before the code under test does."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
