@@ -4,7 +4,7 @@ import jaxtyping
 import pytest
 
 if importlib.util.find_spec("torch") is None:
-    collect_ignore = ["test_neurons.py", "test_norm.py", "test_surrogates.py"]
+    collect_ignore = ["test_backends.py", "test_neurons.py", "test_norm.py", "test_surrogates.py"]
 
 
 @pytest.fixture
