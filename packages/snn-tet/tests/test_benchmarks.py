@@ -4,9 +4,9 @@ import importlib.util
 
 import pytest
 import torch
+from snn_tet.benchmarks import BENCHMARKS, SHAPE, ours, peer
 
 from core_utils.bench import Benchmark
-from snn_tet.benchmarks import BENCHMARKS, SHAPE, ours, peer
 
 
 def test_ours_runs_forward_and_backward():

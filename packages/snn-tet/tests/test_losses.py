@@ -141,7 +141,11 @@ def test_label_smoothing_is_pytorchs(batch):
 def test_step_weights_choose_steps():
     outputs = golden_outputs()
     first, last = (functional.cross_entropy(o, LABELS) for o in outputs)
-    for weights, expected in (("uniform", (first + last) / 2), ("last", last), ([3, 1], 0.75 * first + 0.25 * last)):
+    for weights, expected in (
+        ("uniform", (first + last) / 2),
+        ("last", last),
+        ([3.0, 1.0], 0.75 * first + 0.25 * last),
+    ):
         torch.testing.assert_close(TETLoss(lam=0.0, step_weights=weights)(outputs, LABELS), expected)
 
 

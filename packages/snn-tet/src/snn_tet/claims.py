@@ -29,7 +29,9 @@ def time_steps(trial: Trial) -> dict[str, float]:
         loaders = Loaders(Loader(Arrays(split.x_train, split.y_train), config.batch_size, seed=trial.seed))
         seed_everything(trial.seed)
         model = tiny_vgg()
-        with Run.open(trial.workdir / loss, {"config": config, "data": trial.data, "full": trial.full}, resume=True) as run:
+        with Run.open(
+            trial.workdir / loss, {"config": config, "data": trial.data, "full": trial.full}, resume=True
+        ) as run:
             train(model, loaders, config, run=run, device=trial.device, progress=False)
         accuracy[loss] = {name: 100 * torch.tensor(each) for name, each in accuracy_vs_steps(model, test).items()}
     arms = {name.upper(): (each["prefix"] / 100).tolist() for name, each in accuracy.items()}
