@@ -52,7 +52,7 @@ def test_a_trained_network_is_evaluated_from_its_folder(program, tmp_path):
         (["train", "--data", "nowhere"], "data folder nowhere does not exist"),
         (["train", "--time-steps", "-1"], "--time-steps: time_steps must be at least 1, got -1"),
         (["train", "--set", "lam=nan"], "--set lam=nan: lam must be a finite number"),
-        (["train", "--set", "lamda=1"], "did you mean 'lam'?"),
+        (["train", "--set", "lamb=1"], "did you mean 'lam'?"),
         (["train", "--config", "none.toml"], "--config none.toml does not exist"),
         (["train", "--loss", "mse"], "--loss"),
         (["train", "--device", "quantum"], "--device quantum"),
