@@ -222,10 +222,15 @@ def _parse(prog: str, commands: Mapping[str, type[Command]], words: Sequence[str
 
 
 def _first_complaint(box: str) -> str:
-    """The message inside the box that tyro draws, on one line."""
-    lines = [line.strip("│| ").strip() for line in box.splitlines()]
-    lines = [line for line in lines if line and not set(line) & set("╭╰├─")]
-    return " ".join(lines[:2]).rstrip(":") if lines and lines[0].endswith(":") else lines[0] if lines else "bad usage"
+    """The message inside the box that tyro draws, on one line; what follows its first rule is advice."""
+    lines: list[str] = []
+    for line in box.splitlines():
+        text = line.strip("│ ")
+        if lines and text and set(text) == {"─"}:
+            break
+        if text and not set(text) & set("╭╰"):
+            lines.append(text)
+    return " ".join(lines) or "bad usage"
 
 
 def _end(prog: str, message: str, code: int) -> int:

@@ -53,6 +53,17 @@ def settings(
     return _build(config, tree, "")
 
 
+def from_tree(config: type[Config], tree: Mapping[str, Any], source: str) -> Config:
+    """Builds a configuration from JSON data, such as a run's `config.json`.
+
+    Raises:
+        UserError: as `settings`; messages name `source`.
+    """
+    given: dict[str, Any] = {}
+    _merge(given, {key: value for key, value in tree.items() if value is not None}, source)
+    return _build(config, given, "")
+
+
 @dataclasses.dataclass(frozen=True)
 class _Given:
     """A value with the place that gave it, for messages."""

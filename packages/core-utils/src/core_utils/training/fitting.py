@@ -91,7 +91,7 @@ def fit(
 
     Raises:
         UserError: neither or both of `epochs` and `steps`, a device that is not there.
-        CheckFailed: a loss or a parameter is not finite; names the step and keeps the last good state.
+        CheckFailed: a loss, a gradient or a parameter is not finite; names the step and keeps the last good state.
         KeyboardInterrupt: a signal arrived; the step under way was finished and saved.
     """
     if (epochs is None) == (steps is None):
@@ -110,11 +110,13 @@ def fit(
         **(state or {}),
     }
     position = _restore(fabric, run, stage, parts, total)
+    kept = f"; the last good state is in {run.path / 'checkpoint'}" if run is not None else ""
+    scales_itself = precision == "16-mixed"  # its scaler skips steps whose gradient overflows
     logged = _logged_through(run, stage)
 
     def save() -> None:
-        _check_parameters(model, position.step)
         if run is not None:
+            _check_parameters(model, position.step)
             _save(run, stage, parts, position)
 
     if position.step == 0:
@@ -129,13 +131,13 @@ def fit(
                 before_step(trained, step)
             value = loss(trained, batch, step)
             figure = value.item()
+            where = f"at step {step} (epoch {epoch}, batch {step % per_epoch})" + kept
             if not math.isfinite(figure):
-                kept = f"; the last good state is in {run.path / 'checkpoint'}" if run is not None else ""
-                raise CheckFailed(
-                    f"the loss became {figure} at step {step} (epoch {epoch}, batch {step % per_epoch}){kept}"
-                )
+                raise CheckFailed(f"the loss became {figure} {where}")
             stepper.zero_grad()
             fabric.backward(value)
+            if not scales_itself and not math.isfinite(norm := _gradient_norm(model)):
+                raise CheckFailed(f"the norm of the gradient became {norm} {where}")
             if clip is not None:
                 fabric.clip_gradients(trained, stepper, max_norm=clip)
             stepper.step()
@@ -216,6 +218,12 @@ def _logged_through(run: Run | None, stage: str) -> int:
     """The last step that the log holds; a killed process may have logged more than it saved."""
     records = run.records() if run is not None else ()
     return max((record["step"] for record in records if record.get("stage") == stage), default=0)
+
+
+def _gradient_norm(model: nn.Module) -> float:
+    """What a spike hides from the loss: a comparison with NaN is false, its gradient is NaN all the same."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
 
 def _check_parameters(model: nn.Module, step: int) -> None:

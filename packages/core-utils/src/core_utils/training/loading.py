@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,10 @@ class Loader:
             raise UserError("the data set is empty")
         if self.steps() == 0:
             raise UserError(f"batch_size {self.batch_size} exceeds the {len(self.dataset)} items of the data set")
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches of epoch 0, as evaluation wants them."""
+        return iter(self.batches(0))
 
     def steps(self, world_size: int = 1) -> int:
         """Steps of one epoch with so many processes."""

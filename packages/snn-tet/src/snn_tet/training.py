@@ -1,0 +1,124 @@
+"""Training a spiking network with TET or SDT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from core_utils.errors import UserError
+from core_utils.runs import Run
+from core_utils.spiking.layout import time_first
+from core_utils.training import History, Loader, cosine, fit
+from snn_tet.evaluation import accuracy_vs_steps
+from snn_tet.losses import TETLoss, sdt_loss
+
+
+class Loaders(NamedTuple):
+    """Batches (frames [B, T, ...], labels [B]) for training, and for the accuracy that is logged every epoch."""
+
+    train: Loader
+    validation: Loader | None = None
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained; the defaults are the miniature's.
+
+    Attributes:
+        loss: "tet" or "sdt".
+        lam: lambda of TET, in [0, 1].
+        phi: where TET's second term pulls the outputs; the neuron's threshold.
+        time_steps: T of the frames.
+        epochs: passes over the training data.
+        batch_size: recordings a step.
+        learning_rate: of Adam, falling to 0 along half a cosine.
+        weight_decay: of Adam.
+        train_per_class: training recordings of each class.
+        seed: decides subset, pose, noise, initial weights and order.
+        precision: "32-true", "bf16-mixed" or "16-mixed"; the membrane stays float32.
+    """
+
+    loss: Literal["tet", "sdt"] = "tet"
+    lam: float = 0.05
+    phi: float = 1.0
+    time_steps: int = 5
+    epochs: int = 40
+    batch_size: int = 50
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.0
+    train_per_class: int = 20
+    seed: int = 0
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+    def __post_init__(self) -> None:
+        for name in ("time_steps", "epochs", "batch_size", "train_per_class"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise UserError(f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("weight_decay", "seed"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.lam <= 1:
+            raise UserError(f"lam must lie in [0, 1], got {self.lam}")
+
+
+def train(
+    model: nn.Module,
+    loaders: Loaders,
+    config: TrainConfig,
+    *,
+    run: Run | None = None,
+    stage: str = "fit",
+    device: str = "cpu",
+    progress: bool = True,
+) -> History:
+    """Trains a spiking network in place; goes on where `run` stopped.
+
+    Args:
+        model: from frames [T, B, ...] to outputs [T, B, K].
+        loaders: training data, and what the accuracy of every epoch is measured on. No epoch is selected by it: the
+            model is that of the last epoch.
+        config: loss, optimiser and length; `time_steps` and `train_per_class` belong to whoever makes the loaders.
+        run: where state and log are kept.
+        stage: name of this training within the run.
+        device: "cpu", "cuda", "cuda:1", "mps" or "auto".
+        progress: show progress on stderr.
+
+    Returns:
+        The record of every epoch.
+
+    Raises:
+        UserError: a device that is not there, frames and labels that do not fit.
+        CheckFailed: the loss became NaN or infinite.
+
+    Reference: arXiv 2202.11946, algorithm 1.
+    """
+    criterion = TETLoss(lam=config.lam, phi=config.phi) if config.loss == "tet" else sdt_loss
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+    def loss(network: nn.Module, batch: Any, _: int) -> Tensor:
+        frames, labels = batch
+        return criterion(network(time_first(frames)), labels)
+
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        accuracy = accuracy_vs_steps(network, loaders.validation or ())["prefix"]
+        return {"validation_accuracy": accuracy[-1], "validation_accuracy_one_step": accuracy[0]}
+
+    return fit(
+        model,
+        loss,
+        loaders.train,
+        optimizer=optimizer,
+        schedule=cosine,
+        epochs=config.epochs,
+        evaluate=None if loaders.validation is None else evaluate,
+        run=run,
+        stage=stage,
+        device=device,
+        precision=config.precision,
+        progress=progress,
+    )
