@@ -90,7 +90,8 @@ def _compile(signature: str) -> Callable[[Callable[..., None]], Callable[..., No
     return numba.njit(signatures, cache=True, nogil=True, error_model="numpy")
 
 
-# `no_type_check` keeps the tests' shape checks out of what numba compiles.
+# What follows is compiled; `no_type_check` keeps the tests' shape checks out of it. A loop over a block is a function of
+# its own, because LLVM vectorises it there and gives up on it amid the others.
 
 
 @numba.njit
@@ -104,6 +105,27 @@ def _fires(u, threshold, at_threshold):
 def _reset(u, fired, threshold, hard):
     """The potential after the spike; u - u is 0, but NaN of an infinite u, as (1 - s) * u is."""
     return u - (u if hard else threshold) if fired else u
+
+
+@numba.njit
+@no_type_check
+def _spike(v, x, s, decay, input_scale, threshold, at_threshold, hard):
+    """One time step forward, v in place."""
+    for i in range(len(v)):
+        u = decay * v[i] + input_scale * x[i]
+        fired = _fires(u, threshold, at_threshold)
+        s[i] = fired
+        v[i] = _reset(u, fired, threshold, hard)
+
+
+@numba.njit
+@no_type_check
+def _integrate(v, x, u_now, decay, input_scale, threshold, at_threshold, hard):
+    """The same step for its potential before the spike."""
+    for i in range(len(v)):
+        u = decay * v[i] + input_scale * x[i]
+        u_now[i] = u
+        v[i] = _reset(u, _fires(u, threshold, at_threshold), threshold, hard)
 
 
 @numba.njit(error_model="numpy")
@@ -127,21 +149,31 @@ def _differentiate(u, slope, threshold, kind, a, b):
             slope[i] = b * p * (one - p)
 
 
+@numba.njit
+@no_type_check
+def _backpropagate(gv, u, slope, gs, gx, decay, input_scale, threshold, at_threshold, hard, detach_reset):
+    """One time step backward, gv in place."""
+    for i in range(len(gv)):
+        reaching = gs[i]  # the gradient of the spike
+        if not detach_reset:
+            reaching -= gv[i] * (u[i] if hard else threshold)  # what a spike takes from the potential
+        passing = gv[i]  # and that of the potential beside it
+        if hard and _fires(u[i], threshold, at_threshold):
+            passing -= gv[i]
+        gu = reaching * slope[i] + passing
+        gx[i] = input_scale * gu
+        gv[i] = decay * gu
+
+
 @_compile("void(int64, int64, R[::1], int64, R[::1], R[:, ::1], R, R, R, boolean, boolean)")
 @no_type_check
 def _forward(start, stop, x_rows, stride, v_all, spikes, decay, input_scale, threshold, at_threshold, hard):
     """Neurons from `start` to `stop`; `v_all` goes from before the first step to after the last."""
     for low in range(start, stop, BLOCK):
         high = min(low + BLOCK, stop)
-        v = v_all[low:high]
         for t in range(len(spikes)):
             x = x_rows[t * stride + low : t * stride + high]
-            s = spikes[t, low:high]
-            for i in range(len(v)):
-                u = decay * v[i] + input_scale * x[i]
-                fired = _fires(u, threshold, at_threshold)
-                s[i] = fired
-                v[i] = _reset(u, fired, threshold, hard)
+            _spike(v_all[low:high], x, spikes[t, low:high], decay, input_scale, threshold, at_threshold, hard)
 
 
 @_compile(
@@ -160,29 +192,13 @@ def _backward(
     for low in range(start, stop, BLOCK):
         high = min(low + BLOCK, stop)
         v, slope, gv = v_block[: high - low], slope_block[: high - low], gv_all[low:high]
+        v[:] = 0
         if len(v0):
             v[:] = v0[low:high]
-        else:
-            v[:] = 0
         for t in range(T):
             x = x_rows[t * stride + low : t * stride + high]
-            u_now = u_seq[t]
-            for i in range(len(v)):
-                u = decay * v[i] + input_scale * x[i]
-                u_now[i] = u
-                v[i] = _reset(u, _fires(u, threshold, at_threshold), threshold, hard)
+            _integrate(v, x, u_seq[t], decay, input_scale, threshold, at_threshold, hard)
         for t in range(T - 1, -1, -1):
-            u_now = u_seq[t]
-            _differentiate(u_now, slope, threshold, kind, a, b)
             gs, gx = grad_spikes[t, low:high], grad_x[t, low:high]
-            for i in range(len(v)):
-                u = u_now[i]
-                reaching = gs[i]  # the gradient of the spike
-                if not detach_reset:
-                    reaching -= gv[i] * (u if hard else threshold)  # what a spike takes from the potential
-                passing = gv[i]  # and that of the potential beside it
-                if hard and _fires(u, threshold, at_threshold):
-                    passing -= gv[i]
-                gu = reaching * slope[i] + passing
-                gx[i] = input_scale * gu
-                gv[i] = decay * gu
+            _differentiate(u_seq[t], slope, threshold, kind, a, b)
+            _backpropagate(gv, u_seq[t], slope, gs, gx, decay, input_scale, threshold, at_threshold, hard, detach_reset)
