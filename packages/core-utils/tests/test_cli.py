@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.bare
+
 PROGRAM = textwrap.dedent("""
     import sys, time
     from dataclasses import dataclass

@@ -17,6 +17,8 @@ from core_utils.files import FileError, write_atomically
 from core_utils.runs import Run, RunError
 from core_utils.states import DamagedState, pack, unpack
 
+pytestmark = pytest.mark.bare
+
 CONFIG = {"seed": 3, "rate": 0.1}
 
 
