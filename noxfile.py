@@ -51,10 +51,12 @@ def lint(session: nox.Session) -> None:
 def test(session: nox.Session, package: str) -> None:
     """A package's tests against its installed wheel, beside core-utils and nothing else of this repository."""
     install(session, package, group="test")
-    if package == CORE:
-        run_tests(session, package, bare=True)
-        install(session, package, group="test-all")
-    run_tests(session, package)
+    if package != CORE:
+        run_tests(session, package)
+        return
+    run_tests(session, package, bare=True)
+    install(session, package, group="test-all")
+    run_tests(session, package, "-m", "not slow and not bare")
 
 
 @nox.session

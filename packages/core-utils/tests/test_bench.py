@@ -14,6 +14,8 @@ from core_utils.bench import Benchmark, BenchmarkError, Comparison, Ratio, compa
 from core_utils.errors import UserError
 from core_utils.jsonable import dumps
 
+pytestmark = pytest.mark.bare
+
 MATRIX = 300
 
 

@@ -13,6 +13,8 @@ from core_utils.claims import Claim, Trial, discover, evaluate, judge
 from core_utils.errors import UserError
 from core_utils.runs import Run
 
+pytestmark = pytest.mark.bare
+
 
 def counted(trial: Trial):
     """Notes its execution in a file named by the environment, so that the parent can count."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.bare
+
 PROGRAM = textwrap.dedent("""
     import sys, time
     from dataclasses import dataclass
@@ -35,6 +37,7 @@ PROGRAM = textwrap.dedent("""
             if self.rates == Path("gate"):
                 raise CheckFailed("the gate is closed")
             with self.open_run(config) as run:
+                run.log(rates=str(self.rates))
                 self.say("working")
                 if self.rates == Path("slow"):
                     time.sleep(60)
@@ -105,6 +108,7 @@ def test_json_is_strict_and_quiet_is_quiet(euler):
         (["integrate", "--rates", "r", "--nope"], "--nope"),
         (["reproduce", "--seeds", "0"], "--seeds 0 is too few"),
         (["reproduce", "--workers", "0"], "--workers must be at least 1"),
+        (["reproduce", "--data", "nowhere"], "--data nowhere is no folder"),
         (["reproduce", "gain"], "no claim 'gain' (known: gains, loses)"),
     ],
 )

@@ -10,6 +10,8 @@ import pytest
 from core_utils.errors import UserError
 from core_utils.jobs import map_jobs
 
+pytestmark = pytest.mark.bare
+
 JOBS = {f"job {index:02d}": index for index in range(12)}
 RAISES, DIES = 4, 7
 
@@ -41,16 +43,6 @@ def complain(_):
     raise UserError("data folder nowhere does not exist")
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """A Dask scheduler and two workers in processes of their own, on loopback."""
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, silence_logs=50
-    ) as cluster:
-        yield cluster.scheduler_address
-
-
 def outcomes(**where):
     results = {result.key: result for result in map_jobs(work, JOBS, progress=False, **where)}
     assert results.keys() == JOBS.keys()
@@ -73,10 +65,6 @@ def check(results):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_failures_are_named_and_cost_only_themselves(workers):
     check(outcomes(workers=workers))
-
-
-def test_a_cluster_gives_the_same(cluster):
-    check(outcomes(cluster=cluster))
 
 
 def test_only_what_is_missing_runs(tmp_path):
@@ -128,12 +116,6 @@ def test_too_few_workers_are_refused(workers):
 def test_an_open_cluster_is_refused(address):
     with pytest.raises(UserError, match="neither loopback nor TLS"):
         list(map_jobs(work, JOBS, cluster=address))
-
-
-def test_a_cluster_that_is_not_there_is_named():
-    pytest.importorskip("distributed")
-    with pytest.raises(UserError, match="no Dask scheduler answers"):
-        list(map_jobs(work, JOBS, cluster="tcp://127.0.0.1:9", progress=False))
 
 
 SLOW = """

@@ -11,6 +11,7 @@ pytest.importorskip("jinja2")
 import synthetic_papers
 
 from core_utils import page as page_module
+from core_utils import runs
 from core_utils.bench import Comparison, Ratio, Side
 from core_utils.claims import Claim, Result, Verdict
 from core_utils.errors import UserError
@@ -33,7 +34,9 @@ def installed(tmp_path_factory):
     synthetic_papers.install(folder, **ENTRIES)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
+        runs.environment.cache_clear()  # it lists what is installed
         yield folder
+    runs.environment.cache_clear()
 
 
 @pytest.fixture(scope="module")

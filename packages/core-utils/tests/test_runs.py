@@ -17,6 +17,8 @@ from core_utils.files import FileError, write_atomically
 from core_utils.runs import Run, RunError
 from core_utils.states import DamagedState, pack, unpack
 
+pytestmark = pytest.mark.bare
+
 CONFIG = {"seed": 3, "rate": 0.1}
 
 
@@ -40,9 +42,16 @@ def test_an_unfinished_run_is_continued_only_when_asked(tmp_path):
 
 
 def test_another_configuration_is_refused_with_the_key_that_differs(tmp_path):
-    Run.open(tmp_path, CONFIG).close()
+    with Run.open(tmp_path, CONFIG) as run:
+        run.log(step=1)
     with pytest.raises(RunError, match=r"rate is 0.1 there, 0.2 here .name a new folder"):
         Run.open(tmp_path, {**CONFIG, "rate": 0.2}, resume=True)
+
+
+def test_a_folder_in_which_nothing_was_done_counts_as_new(tmp_path):
+    Run.open(tmp_path, CONFIG).close()
+    with Run.open(tmp_path, {"another": 1}) as run:
+        assert run.read("config.json") == {"another": 1}
 
 
 def test_a_finished_run_is_returned_read_only(tmp_path):
@@ -98,7 +107,8 @@ def test_a_torn_last_line_is_dropped_and_any_other_is_named(tmp_path):
 
 
 def test_a_damaged_configuration_is_named(tmp_path):
-    Run.open(tmp_path, CONFIG).close()
+    with Run.open(tmp_path, CONFIG) as run:
+        run.log(step=1)
     (tmp_path / "config.json").write_text('{"seed"')
     with pytest.raises(RunError, match=r"config\.json is damaged"):
         Run.open(tmp_path, CONFIG, resume=True)

@@ -8,6 +8,8 @@ import pytest
 from core_utils.errors import UserError
 from core_utils.settings import settings
 
+pytestmark = pytest.mark.bare
+
 
 class Mode(enum.Enum):
     FAST = "fast"

@@ -109,6 +109,8 @@ class Reproduce(Command):
 
     def __call__(self) -> int:
         """Runs the trials that `--out` does not hold yet; exit code 1 if a claim is refuted or crashed."""
+        if self.data is not None and not self.data.is_dir():
+            raise UserError(f"--data {self.data} is no folder")
         with Run.open(self.out, {"command": f"reproduce {self.reference}"}, resume=True) as run:
             results = evaluate(
                 _chosen("claim", load(self.reference), self.claims),

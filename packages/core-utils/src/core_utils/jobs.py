@@ -233,7 +233,8 @@ def _shown(results: Generator[JobResult, None, None], total: int) -> Generator[J
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("jobs", total=total)
         for count, result in enumerate(results, start=1):
-            outcome = "" if result.error is None else f"  {result.error}"
+            bug = result.error is not None and not result.error.user  # bad input is the caller's to report, once
+            outcome = f"  {result.error}" if bug else ""
             bar.update(task, advance=1, description=result.key)
             if not console.is_terminal or outcome:
                 console.print(

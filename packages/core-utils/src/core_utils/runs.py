@@ -63,7 +63,7 @@ class Run:
         """Opens a new run, one to go on with, or a finished one for reading.
 
         Args:
-            path: the run's folder; made if missing, with its parents.
+            path: the run's folder; made if missing, with its parents. One in which nothing was done yet counts as new.
             config: a dataclass or a mapping that JSON can hold; what the run is asked to do.
             resume: go on with an unfinished run of the same configuration.
             overwrite: remove the run that lies there, with all its files, and start anew; never touches a folder
@@ -82,15 +82,15 @@ class Run:
             return cls(path, wanted, finished=not overwrite and (path / "result.json").is_file(), follower=True)
         lock = _prepare(path)
         try:
-            if (path / "config.json").is_file() and not overwrite:
+            if overwrite:
+                _clear(path)
+            elif not _unstarted(path):
                 _same_config(path, wanted)
                 if (path / "result.json").is_file():
                     os.close(lock)
                     return cls(path, wanted, finished=True)
                 if not resume:
                     raise RunError(f"{path} holds an unfinished run", "add --resume to go on, or name a new folder")
-            elif overwrite:
-                _clear(path)
             run = cls(path, wanted, finished=False, lock=lock)
             run._recover()
             run._write_environment()
@@ -246,7 +246,7 @@ class Run:
         _drop_torn_line(self.path / "log.jsonl")
         for _ in self.records():
             pass
-        if (self.path / "environment.json").is_file():
+        if (self.path / "environment.json").is_file() and not _unstarted(self.path):
             self._fallbacks = self.read("environment.json")["fallbacks"]
 
     def _write_environment(self) -> None:
@@ -272,7 +272,7 @@ def _prepare(path: Path) -> int:
     """Makes and locks the folder; refuses one that holds something else than a run."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if not (path / "config.json").is_file() and not _begun(path):
+        if not (path / "config.json").is_file() and not _unstarted(path):
             raise RunError(f"{path} is not empty and holds no run", "name a new folder")
         return _lock(path)
     except (FileExistsError, NotADirectoryError):
@@ -281,9 +281,9 @@ def _prepare(path: Path) -> int:
         raise RunError(f"cannot use {path} as a run folder: {error.strerror}", "name a writable folder") from error
 
 
-def _begun(path: Path) -> bool:
-    """Whether the folder is empty, or a process was killed in it before it wrote the configuration."""
-    ours = {_LOCK, "environment.json"}
+def _unstarted(path: Path) -> bool:
+    """Whether nothing was done in the folder yet: it is empty, or its process ended before the first line of the log."""
+    ours = {_LOCK, "config.json", "environment.json"}
     return all(entry.name in ours or entry.name.endswith(TEMPORARY) for entry in path.iterdir())
 
 

@@ -35,7 +35,7 @@ def time_steps(trial: Trial) -> dict[str, float]:
             train(model, loaders, config, run=run, device=trial.device, progress=False)
         accuracy[loss] = {name: 100 * torch.tensor(each) for name, each in accuracy_vs_steps(model, test).items()}
     arms = {name.upper(): (each["prefix"] / 100).tolist() for name, each in accuracy.items()}
-    picture = accuracy_vs_steps_figure(arms, f"TET holds up when the network runs for fewer steps (seed {trial.seed})")
+    picture = accuracy_vs_steps_figure(arms, f"Does accuracy hold with fewer steps? (seed {trial.seed})")
     write_atomically(trial.workdir / "figures" / "accuracy-over-time-steps.svg", picture)
 
     sdt, tet = accuracy["sdt"], accuracy["tet"]
