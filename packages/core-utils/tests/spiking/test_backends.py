@@ -21,9 +21,7 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 @pytest.fixture
 def kernels_not_loaded(monkeypatch):
     monkeypatch.delitem(sys.modules, f"{backends.__name__}.on_cpu", raising=False)
-    fastest.cache_clear()
-    yield
-    fastest.cache_clear()
+    monkeypatch.setattr(backends, "_FASTEST", {})
 
 
 def numba_is_absent(monkeypatch):
@@ -57,6 +55,28 @@ def test_fused_takes_the_place_of_what_cannot_be_loaded_and_says_so_once(trouble
 
 def test_other_devices_take_fused():
     assert fastest("mps") is backends.fused
+
+
+@pytest.mark.slow
+def test_torch_compile_takes_it_without_a_warning_about_us():
+    """In a process of its own: the tests' shape checks are more than torch.compile can follow."""
+    code = """
+import warnings
+import torch
+from core_utils.spiking.neurons import lif
+
+def network(x_seq):
+    return lif(2 * x_seq, decay=0.5) * 3
+
+gradients = []
+with warnings.catch_warnings(record=True) as caught:
+    for function in (torch.compile(network, backend="eager"), network):
+        x_seq = torch.linspace(0, 1, 12).reshape(4, 3).requires_grad_()
+        function(x_seq).sum().backward()
+        gradients.append(x_seq.grad)
+print(torch.equal(*gradients), gradients[0].any().item(), [w for w in caught if "lif" in str(w.message)])
+"""
+    assert run(sys.executable, "-c", code).stdout == "True True []\n"
 
 
 def test_importing_the_neuron_compiles_nothing():

@@ -1,6 +1,5 @@
 """Ways to compute a layer of neurons; they differ in speed and memory, never in spikes."""
 
-import functools
 import logging
 from collections.abc import Callable
 
@@ -33,9 +32,18 @@ def triton(x_seq: Tensor, v0: Tensor | None, neuron: Neuron) -> tuple[Tensor, Te
 BACKENDS: dict[str, Backend] = {"reference": reference, "fused": fused, "numba": numba, "triton": triton}
 
 
-@functools.cache
+_FASTEST: dict[str, Backend] = {}  # not functools.cache, at which torch.compile warns
+
+
 def fastest(device: str) -> Backend:
-    """The backend that "auto" means on a type of device; where it cannot be loaded, one line is logged."""
+    """The backend that "auto" means on a type of device; found once."""
+    if device not in _FASTEST:
+        _FASTEST[device] = _find(device)
+    return _FASTEST[device]
+
+
+def _find(device: str) -> Backend:
+    """Numba on a CPU and Triton on CUDA; `fused` elsewhere, and, after one line in the log, where they cannot be loaded."""
     if device not in ("cpu", "cuda"):
         return fused
     backend, kernels = (numba, "on_cpu") if device == "cpu" else (triton, "on_gpu")
