@@ -61,7 +61,7 @@ def test_a_trained_network_is_evaluated_from_its_folder(program, tmp_path):
         (["evaluate"], "--run"),
         (["reproduce", "--seeds", "0"], "--seeds 0 is too few"),
         (["reproduce", "faster"], "no claim 'faster'"),
-        (["bench", "conv"], "no benchmark 'conv' (known: lif)"),
+        (["bench", "conv"], "no benchmark 'conv' (known: lif-"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(program, tmp_path, words, complaint):
