@@ -4,7 +4,7 @@ import jaxtyping
 import pytest
 
 if importlib.util.find_spec("torch") is None:
-    collect_ignore = ["test_neurons.py", "test_norm.py", "test_surrogates.py"]
+    collect_ignore = [f"test_{name}.py" for name in ("diagnostics", "networks", "neurons", "norm", "surrogates")]
 
 
 @pytest.fixture
