@@ -4,20 +4,17 @@ Whatever has no memory runs once over all time steps; the neurons alone go throu
 its last linear layer at every step, O[t]: `class_scores` makes one row of them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from functools import partial
-from itertools import pairwise
 from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torch.utils.checkpoint import checkpoint
 
 from core_utils.errors import UserError
+from core_utils.spiking.checkpointing import checkpointed
 from core_utils.spiking.dynamics import Neuron, require_one_of
 from core_utils.spiking.layout import over_time
 from core_utils.spiking.neurons import lif
@@ -53,11 +50,7 @@ class SpikingNetwork(nn.Module):
         """The readout's value at every step; class scores are its mean over the steps that were run."""
         if not self.checkpoint_segments or not torch.is_grad_enabled():
             return self.readout(self.blocks(x_seq).flatten(2))
-        ends = [len(self.blocks) * part // self.checkpoint_segments for part in range(self.checkpoint_segments + 1)]
-        for start, end in pairwise(ends):
-            segment = self.blocks[start:end]
-            x_seq = checkpoint(segment, x_seq, use_reentrant=False, context_fn=partial(_passes, segment))
-        return self.readout(x_seq.flatten(2))
+        return self.readout(checkpointed(self.blocks, self.checkpoint_segments, x_seq).flatten(2))
 
 
 def class_scores(
@@ -313,22 +306,3 @@ def fuse_conv_bn(model: Network) -> Network:
             )
             block.norm = nn.Identity()
     return fused
-
-
-def _passes(segment: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What surrounds the first pass through a checkpointed segment, and the second."""
-    return nullcontext(), _keeping_averages(segment.modules())
-
-
-@contextmanager
-def _keeping_averages(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Lets batch normalisation see a batch again without counting it twice."""
-    norms = [each for each in modules if isinstance(each, nn.modules.batchnorm._BatchNorm)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    try:
-        for norm in norms:
-            norm.momentum, norm.num_batches_tracked = 0.0, None
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
