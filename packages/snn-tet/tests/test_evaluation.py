@@ -6,7 +6,7 @@ from torch import nn
 
 from core_utils.errors import UserError
 from core_utils.training import Arrays, Loader
-from snn_tet import accuracy_vs_steps, tiny_vgg
+from snn_tet import accuracy_vs_steps, early_exit, tiny_vgg
 
 
 class Scripted(nn.Module):
@@ -68,3 +68,31 @@ def test_steps_that_are_not_there_are_refused(steps, complaint):
 def test_an_empty_loader_is_refused():
     with pytest.raises(UserError, match="the loader is empty"):
         accuracy_vs_steps(Scripted(), [])
+
+
+@pytest.mark.parametrize("metric", ["maxprob", "entropy"])
+def test_early_exit_takes_one_step_at_0_and_all_above_1(metric):
+    outputs = torch.randn(5, 20, 4, generator=torch.Generator().manual_seed(0))
+    classes, steps = early_exit(outputs, 0.0, metric)
+    assert torch.equal(classes, outputs[0].argmax(-1))
+    assert set(steps.tolist()) == {1}
+    classes, steps = early_exit(outputs, 1.01, metric)
+    assert torch.equal(classes, outputs.mean(0).argmax(-1))
+    assert set(steps.tolist()) == {5}
+
+
+def test_a_sample_stops_when_the_mean_so_far_is_sure():
+    # Two classes, logit differences 0, 4 and 20 of the steps; of the means so far 0, 2 and 8.
+    outputs = torch.tensor([0.0, 4.0, 20.0]).view(3, 1, 1) * torch.tensor([0.0, 1.0])
+    for threshold, stop in ((0.5, 1), (0.88, 2), (0.99, 3)):  # probabilities 0.5, 0.881, 0.9997
+        assert early_exit(outputs, threshold)[1].item() == stop
+    # 1 - H / log 2 is 0, 0.473 and 0.996.
+    for threshold, stop in ((0.0, 1), (0.47, 2), (0.48, 3)):
+        assert early_exit(outputs, threshold, "entropy")[1].item() == stop
+    assert early_exit(outputs, 0.5)[0].item() == 0
+    assert early_exit(outputs, 0.88)[0].item() == 1
+
+
+def test_early_exit_needs_a_step():
+    with pytest.raises(UserError, match=r"T >= 1, got shape \[0, 1, 2\]"):
+        early_exit(torch.zeros(0, 1, 2), 0.5)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from core_utils.errors import UserError
-from snn_tet import TETLoss, sdt_loss, tet_loss
+from snn_tet import TETLoss, sdt_loss, step_gradients, tet_loss
 
 LABELS = torch.tensor([0, 2])
 
@@ -208,3 +208,27 @@ def test_what_does_not_fit_is_named_with_its_shape(loss, shape, labels, complain
 def test_options_out_of_range_are_named(options, complaint):
     with pytest.raises(UserError, match=complaint):
         TETLoss(**options)(golden_outputs(), LABELS)
+
+
+@given(batches())
+def test_sdts_steps_share_one_gradient(batch):
+    outputs, labels = batch
+    shared = step_gradients(outputs, labels, sdt_loss)
+    torch.testing.assert_close(shared["cosine"], torch.ones(len(outputs), len(outputs), dtype=torch.float64))
+    torch.testing.assert_close(shared["norm"], shared["norm"][:1].expand(len(outputs)))
+
+
+def test_a_step_that_is_wrong_still_pulls_when_the_mean_is_right():
+    # Two steps, one sample of class 0: the first step is sure and wrong, the mean is sure and right.
+    outputs = torch.tensor([[[0.0, 10.0]], [[60.0, 0.0]]], dtype=torch.float64)
+    label = torch.tensor([0])
+    assert step_gradients(outputs, label, sdt_loss)["norm"].max() < 1e-9
+    own = step_gradients(outputs, label, lambda o, y: tet_loss(o, y, lam=0.0))
+    # (softmax - one hot) / T: both entries are 1 / (1 + exp(-10)) in absolute value, halved.
+    assert own["norm"][0].item() == pytest.approx(math.sqrt(2) / (1 + math.exp(-10)) / 2)
+    assert own["norm"][1].item() < 1e-9
+
+
+def test_a_vanishing_gradient_has_no_direction():
+    cosine = step_gradients(torch.ones(2, 1, 3), torch.tensor([0]), lambda o, y: ((o[0] - 2) ** 2).sum())["cosine"]
+    torch.testing.assert_close(cosine, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))

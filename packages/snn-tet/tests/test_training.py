@@ -8,7 +8,17 @@ from core_utils.data import fashion_mnist_small
 from core_utils.errors import CheckFailed, UserError
 from core_utils.runs import Run
 from core_utils.training import Arrays, Loader, seed_everything
-from snn_tet import Loaders, TrainConfig, posed_miniature, sdt_loss, tet_loss, tiny_vgg, train
+from snn_tet import (
+    Loaders,
+    Stage,
+    TrainConfig,
+    posed_miniature,
+    sdt_loss,
+    tet_loss,
+    time_inheritance,
+    tiny_vgg,
+    train,
+)
 from snn_tet.miniature import SIZE
 
 
@@ -135,3 +145,60 @@ def test_a_folder_of_idx_files_takes_the_place_of_the_embedded_images(tmp_path, 
     from_folder = posed_miniature(0, train_per_class=4, test_per_class=2, time_steps=3, data=tmp_path)
     assert np.array_equal(from_folder.x_train, split.x_train)
     assert np.array_equal(from_folder.x_test, split.x_test)
+
+
+def test_time_inheritance_hands_the_weights_on(split, monkeypatch):
+    """The second stage starts from the first one's weights and running averages, with its own rate and a new Adam."""
+    seen = []
+    original = train
+
+    def spy(model, loaders, config, **more):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        history = original(model, loaders, config, **more)
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return history
+
+    monkeypatch.setattr("snn_tet.training.train", spy)
+
+    def loaders(time_steps):
+        return Loaders(Loader(Arrays(split.x_train[:, :time_steps], split.y_train), 10, seed=0))
+
+    stages = [Stage(1, 8, 2e-3), Stage(3, 4, 5e-4)]
+    histories = time_inheritance(tiny_vgg(), stages, loaders, TrainConfig(), progress=False)
+    assert [len(history.records) for history in histories] == [8, 4]
+    assert all(torch.equal(seen[1][name], seen[2][name]) for name in seen[1])
+    first, second = ([record["loss"] for record in history.records] for history in histories)
+    assert first[-1] < 0.8 * first[0]
+    assert second[-1] < second[0]
+    assert [record["stage"] for record in (histories[0].last, histories[1].last)] == [
+        "stage-0-1-steps",
+        "stage-1-3-steps",
+    ]
+
+
+def test_stages_resume_where_they_were(split, tmp_path):
+    def loaders(time_steps):
+        return Loaders(Loader(Arrays(split.x_train[:, :time_steps], split.y_train), 10, seed=0))
+
+    def run_stages(run=None, call=None):
+        seed_everything(0)
+        model = tiny_vgg()
+        if call is not None:
+            model.register_forward_pre_hook(interrupt_at(call))
+        time_inheritance(model, [Stage(1, 2, 2e-3), Stage(3, 2, 5e-4)], loaders, TrainConfig(), run=run, progress=False)
+        return model.state_dict()
+
+    whole = run_stages()
+    with Run.open(tmp_path, {}) as run, pytest.raises(KeyboardInterrupt):
+        run_stages(run, call=13)  # in the second stage
+    with Run.open(tmp_path, {}, resume=True) as run:
+        resumed = run_stages(run)
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+@pytest.mark.parametrize("stage", [(0, 1, 1e-3), (1, 0, 1e-3), (1, 1, 0.0), (1, 1, float("nan"))])
+def test_a_stage_out_of_range_is_refused(stage):
+    with pytest.raises(UserError, match="a stage needs"):
+        Stage(*stage)
+    with pytest.raises(UserError, match="at least one stage"):
+        time_inheritance(tiny_vgg(), [], lambda steps: None, TrainConfig())

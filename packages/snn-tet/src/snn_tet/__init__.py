@@ -8,38 +8,51 @@ from typing import TYPE_CHECKING, Any
 import core_utils
 
 if TYPE_CHECKING:
-    from snn_tet.evaluation import accuracy_vs_steps
-    from snn_tet.losses import TETLoss, sdt_loss, tet_loss
+    from snn_tet.evaluation import accuracy_vs_steps, early_exit
+    from snn_tet.landscape import loss_landscape, loss_rise
+    from snn_tet.losses import TETLoss, sdt_loss, step_gradients, tet_loss
     from snn_tet.miniature import posed_miniature
     from snn_tet.networks import TinyVGG, tiny_vgg
-    from snn_tet.training import Loaders, TrainConfig, train
+    from snn_tet.training import Loaders, Stage, TrainConfig, time_inheritance, train
 
 if core_utils.CONTRACT != 1:
     raise ImportError("snn-tet needs core-utils with contract 1")
 
 __all__ = [
     "Loaders",
+    "Stage",
     "TETLoss",
     "TinyVGG",
     "TrainConfig",
     "accuracy_vs_steps",
+    "early_exit",
+    "loss_landscape",
+    "loss_rise",
     "posed_miniature",
     "sdt_loss",
+    "step_gradients",
     "tet_loss",
+    "time_inheritance",
     "tiny_vgg",
     "train",
 ]
 
 _HOME = {
     "accuracy_vs_steps": "evaluation",
+    "early_exit": "evaluation",
+    "loss_landscape": "landscape",
+    "loss_rise": "landscape",
     "TETLoss": "losses",
     "sdt_loss": "losses",
+    "step_gradients": "losses",
     "tet_loss": "losses",
     "posed_miniature": "miniature",
     "TinyVGG": "networks",
     "tiny_vgg": "networks",
     "Loaders": "training",
+    "Stage": "training",
     "TrainConfig": "training",
+    "time_inheritance": "training",
     "train": "training",
 }
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from core_utils.errors import UserError
 from core_utils.spiking.layout import time_first
@@ -53,3 +54,38 @@ def accuracy_vs_steps(model: nn.Module, loader: Iterable[Any], max_steps: int | 
         raise UserError("there is nothing to evaluate on: the loader is empty")
     prefix, single = (correct.double() / samples).tolist()
     return {"prefix": prefix, "single": single}
+
+
+def early_exit(
+    outputs: Float[Tensor, "T B K"], threshold: float, metric: Literal["maxprob", "entropy"] = "maxprob"
+) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
+    """Each sample stops at the first step at which the network is sure enough.
+
+    Args:
+        outputs: of all steps, shape [T, B, K].
+        threshold: confidence that stops a sample; at 0 every one stops after 1 step, above 1 none before T.
+        metric: "maxprob" is the largest class probability of the mean output so far; "entropy" is 1 - H / log K of
+            these probabilities, from 0 for no idea to 1 for certainty.
+
+    Returns:
+        Predicted classes and numbers of steps, int64, both [B].
+
+    Raises:
+        UserError: no step, or an unknown metric.
+    """
+    if outputs.ndim != 3 or len(outputs) == 0:
+        raise UserError(f"outputs must be [T, B, K] with T >= 1, got shape {list(outputs.shape)}")
+    if metric not in ("maxprob", "entropy"):
+        raise UserError(f"metric must be maxprob or entropy, got {metric!r}")
+    steps, batch, classes = outputs.shape
+    counts = torch.arange(1, steps + 1, device=outputs.device)
+    mean = outputs.cumsum(0) / counts.view(-1, 1, 1)
+    log_probabilities = mean.log_softmax(-1)
+    if metric == "maxprob":
+        confidence = log_probabilities.amax(-1).exp()
+    else:
+        confidence = 1 + (log_probabilities.exp() * log_probabilities).sum(-1) / torch.tensor(classes).log()
+    sure = confidence >= threshold
+    sure[-1] = True
+    stop = sure.to(torch.uint8).argmax(0)
+    return mean.argmax(-1)[stop, torch.arange(batch, device=outputs.device)], stop + 1

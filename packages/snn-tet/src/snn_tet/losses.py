@@ -151,6 +151,28 @@ def sdt_loss(
     return functional.cross_entropy(outputs.mean(0), target)
 
 
+def step_gradients(
+    outputs: Float[Tensor, "T B K"], target: Shaped[Tensor, "*labels"], loss: Criterion
+) -> dict[str, Tensor]:
+    """How hard a loss pulls at each time step, and whether the steps pull the same way.
+
+    Args:
+        outputs: shape [T, B, K].
+        target: what `loss` takes.
+        loss: from (outputs, target) to a scalar, such as `tet_loss` or `sdt_loss`.
+
+    Returns:
+        `norm`: of dL/dO[t], [T]; `cosine`: between the gradients of every two steps, [T, T], 0 where one vanishes.
+
+    Reference: arXiv 2202.11946, section 3.2: all steps share SDT's gradient, each has its own with TET.
+    """
+    leaf = outputs.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(leaf, target), leaf)
+    flat = gradient.flatten(1)
+    unit = functional.normalize(flat, dim=1, eps=torch.finfo(flat.dtype).tiny)
+    return {"norm": flat.norm(dim=1), "cosine": unit @ unit.T}
+
+
 def _checked(outputs: Tensor, target: Tensor, time_dim: int) -> tuple[Tensor, Tensor]:
     """Outputs as [T, B, K] in at least float32, and targets that fit them."""
     if time_dim not in (0, 1):

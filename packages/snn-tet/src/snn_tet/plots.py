@@ -30,7 +30,7 @@ def accuracy_vs_steps_figure(arms: Mapping[str, Sequence[float]], title: str) ->
             steps = range(1, len(accuracies) + 1)
             axes.plot(steps, [100 * value for value in accuracies], line, color=colour, marker=marker, label=name)
         axes.set(xlabel="time steps run", ylabel="accuracy (%)", title=title)
-        axes.title.set_size("medium")
+        axes.title.set_fontsize("medium")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if len(arms) > 1:

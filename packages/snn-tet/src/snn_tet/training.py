@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from core_utils.errors import UserError
 from core_utils.runs import Run
 from core_utils.spiking.layout import time_first
-from core_utils.training import History, Loader, cosine, fit
+from core_utils.training import History, Loader, Stateful, cosine, fit
 from snn_tet.evaluation import accuracy_vs_steps
 from snn_tet.losses import TETLoss, sdt_loss
 
@@ -66,6 +67,71 @@ class TrainConfig:
             raise UserError(f"lam must lie in [0, 1], got {self.lam}")
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A part of time inheritance training.
+
+    Attributes:
+        time_steps: T of this stage.
+        epochs: passes over the training data.
+        learning_rate: of a new Adam, falling to 0 along half a cosine.
+    """
+
+    time_steps: int
+    epochs: int
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        if self.time_steps < 1 or self.epochs < 1 or not self.learning_rate > 0:
+            raise UserError(f"a stage needs steps, epochs and a learning rate above 0, got {self}")
+
+
+def time_inheritance(
+    model: nn.Module,
+    stages: Sequence[Stage],
+    loaders: Callable[[int], Loaders],
+    config: TrainConfig,
+    *,
+    run: Run | None = None,
+    state: Mapping[str, Stateful] | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> list[History]:
+    """Trains for few time steps first, then goes on for more with the weights that were found.
+
+    No weight depends on T, so each stage takes over weights and running averages as they are; the optimiser starts anew.
+
+    Args:
+        model: trained in place.
+        stages: one after the other; few steps for many epochs first.
+        loaders: the data for a number of time steps.
+        config: everything that a stage does not say.
+        run: where state and log are kept; each stage is one of its own.
+        state: further objects to save and restore by name.
+        device: "cpu", "cuda", "cuda:1", "mps" or "auto".
+        progress: show progress on stderr.
+
+    Returns:
+        The history of every stage.
+
+    Raises:
+        UserError: no stage.
+
+    Reference: arXiv 2202.11946, section 3.4 (time inheritance training).
+    """
+    if not stages:
+        raise UserError("time inheritance training needs at least one stage")
+    histories = []
+    for index, stage in enumerate(stages):
+        settings = replace(config, time_steps=stage.time_steps, epochs=stage.epochs, learning_rate=stage.learning_rate)
+        name = f"stage-{index}-{stage.time_steps}-steps"
+        data = loaders(stage.time_steps)
+        histories.append(
+            train(model, data, settings, run=run, stage=name, state=state, device=device, progress=progress)
+        )
+    return histories
+
+
 def train(
     model: nn.Module,
     loaders: Loaders,
@@ -73,6 +139,7 @@ def train(
     *,
     run: Run | None = None,
     stage: str = "fit",
+    state: Mapping[str, Stateful] | None = None,
     device: str = "cpu",
     progress: bool = True,
 ) -> History:
@@ -85,6 +152,7 @@ def train(
         config: loss, optimiser and length; `time_steps` and `train_per_class` belong to whoever makes the loaders.
         run: where state and log are kept.
         stage: name of this training within the run.
+        state: further objects to save and restore by name.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
         progress: show progress on stderr.
 
@@ -118,6 +186,7 @@ def train(
         evaluate=None if loaders.validation is None else evaluate,
         run=run,
         stage=stage,
+        state=state,
         device=device,
         precision=config.precision,
         progress=progress,
