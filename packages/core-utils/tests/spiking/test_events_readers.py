@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from recordings import AEDAT2_HEADER, AEDAT31_HEADER, DAT_HEADER, recording
 
 from core_utils.data import DataError
-from core_utils.spiking.events import EVENT, events_to_frames, read_events
+from core_utils.spiking.events import EVENT, event_folder, events_to_frames, read_events
 from core_utils.spiking.events.readers import read_aedat2, read_aedat31
 
 WRITERS = {
@@ -231,8 +231,26 @@ def test_damage_never_crashes(tmp_path_factory, name, header, cut, change, at, s
         try:
             events = read_events(path, sort=sort)
         except DataError as error:
-            assert name in str(error)
+            sound = name in str(error)
         else:
-            assert len(events) > 0
-            assert (np.diff(events["t"]) >= 0).all()
-            assert set(events["p"].tolist()) <= {0, 1}
+            sound = len(events) > 0 and (np.diff(events["t"]) >= 0).all() and set(events["p"].tolist()) <= {0, 1}
+    assert sound
+
+
+def test_a_folder_of_recordings_is_sorted_by_the_numbers_in_its_names(tmp_path):
+    for name in ("ship", "frog", ".cache"):
+        (tmp_path / name).mkdir()
+        for number in (10, 9, 100, 1):
+            (tmp_path / name / f"cifar10_{name}_{number}.aedat").write_bytes(recordings.aedat2_bytes(recording(number)))
+        (tmp_path / name / "notes.txt").touch()
+    folder = event_folder(tmp_path)
+    assert folder.classes == ("frog", "ship")
+    assert [path.name for path in folder.paths[:4]] == [f"cifar10_frog_{number}.aedat" for number in (1, 9, 10, 100)]
+    assert folder.labels.tolist() == [0] * 4 + [1] * 4
+    assert [len(folder.read(index)) for index in range(len(folder))] == [1, 9, 10, 100] * 2
+
+
+def test_a_class_without_recordings_is_named(tmp_path):
+    (tmp_path / "ship").mkdir()
+    with pytest.raises(DataError, match=r"ship holds no recording"):
+        event_folder(tmp_path)

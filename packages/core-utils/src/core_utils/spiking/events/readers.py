@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core_utils.data import DataError
+from core_utils.data import ClassFolder, DataError, class_folder
 from core_utils.spiking.events.frames import EVENT
 
 SUFFIXES = {".aedat", ".aedat4", ".bin", ".dat"}
@@ -19,6 +19,26 @@ SUFFIXES = {".aedat", ".aedat4", ".bin", ".dat"}
 
 DVS128 = (128, 128)
 """Width and height of the sensor of CIFAR10-DVS and DVS-Gesture, pixels."""
+
+
+class EventFolder(ClassFolder):
+    """A folder of class folders of recordings."""
+
+    def read(self, index: int, *, sort: bool = False) -> np.ndarray:
+        """The events of one recording, as `read_events` gives them."""
+        return read_events(self.paths[index], sort=sort)
+
+
+def event_folder(root: str | Path) -> EventFolder:
+    """Lists a folder of class folders of recordings, as CIFAR10-DVS, N-Caltech101 and N-Cars lay them out.
+
+    Recordings are in the order of the numbers in their names.
+
+    Raises:
+        DataError: the folder is missing, has no class folders, or a class has no recording.
+    """
+    listed = class_folder(root, SUFFIXES, "recording", by_number=True)
+    return EventFolder(listed.paths, listed.labels, listed.classes)
 
 
 def read_events(path: str | Path, *, sort: bool = False) -> np.ndarray:
