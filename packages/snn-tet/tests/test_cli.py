@@ -64,6 +64,22 @@ def test_early_exit_says_how_many_steps_it_took(program):
     assert "after 3.00 steps on average" in program("evaluate", "--run", "a", "--early-exit", "1.01")[1]
 
 
+def test_energy_is_counted_layer_by_layer(program):
+    program("train", *QUICK, "--out", "a", "--quiet")
+    report = json.loads(program("energy", "--run", "a", "--samples", "20", "--json")[1])
+    assert report["samples"] == 20
+    # The first layer multiplies: 2 x 16 kernels of 3 x 3 on 24 x 24 pixels whose borders see less, at 3 steps.
+    inner, outer = 22 * 22 * 9 + 4 * 22 * 6 + 4 * 4, 2 * 16 * 3
+    assert report["layers"][0] == {"name": "blocks.0.conv", "accumulates": 0.0, "multiplies": inner * outer}
+    assert all(layer["multiplies"] == 0 for layer in report["layers"][1:])
+    multiplies, accumulates = (sum(layer[kind] for layer in report["layers"]) for kind in ("multiplies", "accumulates"))
+    assert report["theoretical_energy_uj"] == pytest.approx(4.6e-6 * multiplies + 0.9e-6 * accumulates)
+    assert len(report["firing_rates"]) == 3
+    out = " ".join(program("energy", "--run", "a", "--samples", "20")[1].split())
+    assert "theoretical energy" in out
+    assert "no memory traffic" in out
+
+
 def test_a_landscape_is_written_as_picture_and_numbers(program, tmp_path):
     program("train", *QUICK, "--out", "a", "--quiet")
     code, out, _ = program("landscape", "--run", "a", "--points", "3", "--samples", "10", "--out", "l", "--json")

@@ -12,6 +12,7 @@ from core_utils.errors import UserError
 if TYPE_CHECKING:
     from core_utils.runs import Run
     from snn_tet.job import JobConfig
+    from snn_tet.trained import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,7 @@ class Landscape(OnTrained):
         if self.samples < 1 or not self.span > 0:
             raise UserError(f"--samples and --span must be positive, got {self.samples} and {self.span}")
         trained = read_trained(self.run, self.data)
-        batches = _first(trained, self.samples)
+        batches = _first(trained, trained.data.train, self.samples)
         grid = loss_landscape(
             trained.model.to(device),
             batches,
@@ -166,7 +167,13 @@ class Energy(OnTrained):
         if self.samples < 1:
             raise UserError(f"--samples must be positive, got {self.samples}")
         trained = read_trained(self.run, self.data)
-        report = energy_report(trained, self.samples, device)
+        report = energy_report(
+            trained.model.to(device),
+            _first(trained, trained.data.test, self.samples),
+            encoding=trained.config.encoding,
+            time_steps=trained.config.time_steps,
+            device=device,
+        )
         self.show(report, lambda: _energy_table(report))
 
 
@@ -202,14 +209,13 @@ def _train(run: Run, config: JobConfig, data: Any, folder: Path | None, *, devic
     run.finish({**result, "selected_on": "last epoch"})
 
 
-def _first(trained: Any, samples: int) -> Any:
-    """Batches of the first training samples."""
+def _first(trained: Trained, part: Any, samples: int) -> Any:
+    """Batches of the first samples of a part of the data."""
     from torch.utils.data import Subset
 
     from snn_tet.job import evaluation_loader
 
-    train = trained.data.train
-    return evaluation_loader(trained.config, Subset(train, range(min(samples, len(train)))))
+    return evaluation_loader(trained.config, Subset(part, range(min(samples, len(part)))))
 
 
 def _steps_table(result: dict[str, Any]) -> Any:
@@ -227,16 +233,22 @@ def _steps_table(result: dict[str, Any]) -> Any:
 
 
 def _energy_table(report: dict[str, Any]) -> Any:
+    from rich.console import Group
     from rich.table import Table
 
-    table = Table("layer", "firing rate", "synaptic operations", "multiply-accumulates")
+    costs = Table(
+        "layer", "accumulates", "multiply-accumulates", title=f"operations an inference, {report['samples']} samples"
+    )
     for layer in report["layers"]:
-        rate = layer["firing_rate"]
-        table.add_row(
-            layer["name"], "" if rate is None else f"{rate:.4f}", f"{layer['sops']:.3g}", f"{layer['macs']:.3g}"
-        )
-    table.caption = f"theoretical: {report['microjoule']:.3g} uJ an inference, 45 nm CMOS, {report['note']}"
-    return table
+        costs.add_row(layer["name"], f"{layer['accumulates']:.3g}", f"{layer['multiplies']:.3g}")
+    rates = Table("neurons", "firing rate", "")
+    for name, rate in report["firing_rates"].items():
+        rates.add_row(name, f"{rate:.4f}", report["unhealthy"].get(name, ""))
+    energy = report["theoretical_energy_uj"], report["theoretical_energy_of_artificial_network_uj"]
+    text = (
+        f"theoretical energy: {energy[0]:.3g} uJ an inference; the same layers without spikes, once: {energy[1]:.3g} uJ"
+    )
+    return Group(costs, rates, text, report["note"])
 
 
 def main() -> int:
