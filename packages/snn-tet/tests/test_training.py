@@ -36,7 +36,7 @@ def trained(split, config, run=None, **more):
 
 @pytest.mark.parametrize("loss", ["tet", "sdt"])
 def test_the_loss_falls(split, loss):
-    _, history = trained(split, TrainConfig(loss=loss, epochs=12, batch_size=10))
+    _, history = trained(split, TrainConfig(time_steps=3, loss=loss, epochs=12, batch_size=10))
     losses = [record["loss"] for record in history.records]
     assert losses[-1] < 0.7 * losses[0]
     assert history.last["learning_rate"] < 0.01 * TrainConfig().learning_rate * 10
@@ -46,7 +46,7 @@ def test_the_loss_falls(split, loss):
     ("loss", "function"), [("tet", lambda o, y: tet_loss(o, y, lam=0.3, phi=0.5)), ("sdt", sdt_loss)]
 )
 def test_the_first_loss_is_that_of_the_configuration(split, loss, function):
-    config = TrainConfig(loss=loss, lam=0.3, phi=0.5, epochs=1, batch_size=40)
+    config = TrainConfig(time_steps=3, loss=loss, lam=0.3, phi=0.5, epochs=1, batch_size=40)
     _, history = trained(split, config)
     seed_everything(config.seed)
     ((frames, labels),) = Loader(Arrays(split.x_train, split.y_train), 40, seed=config.seed)
@@ -55,7 +55,7 @@ def test_the_first_loss_is_that_of_the_configuration(split, loss, function):
 
 
 def test_a_resumed_training_ends_bit_identical(split, tmp_path):
-    config = TrainConfig(epochs=4, batch_size=10)
+    config = TrainConfig(time_steps=3, epochs=4, batch_size=10)
     whole, _ = trained(split, config)
     with Run.open(tmp_path, config) as run:
         seed_everything(0)
@@ -90,14 +90,14 @@ def test_frames_that_are_not_finite_stop_with_the_step_named(split):
     seed_everything(0)
     loaders = Loaders(Loader(Arrays(frames, split.y_train), 10, seed=0))
     with pytest.raises(CheckFailed, match=r"the norm of the gradient became nan at step \d \(epoch 0, batch \d\)"):
-        train(tiny_vgg(), loaders, TrainConfig(epochs=2), progress=False)
+        train(tiny_vgg(), loaders, TrainConfig(time_steps=3, epochs=2), progress=False)
 
 
 def test_validation_accuracy_is_logged_every_epoch(split):
     loaders = Loaders(
         *(Loader(Arrays(x, y), 10) for x, y in ((split.x_train, split.y_train), (split.x_test, split.y_test)))
     )
-    history = train(tiny_vgg(), loaders, TrainConfig(epochs=2), progress=False)
+    history = train(tiny_vgg(), loaders, TrainConfig(time_steps=3, epochs=2), progress=False)
     assert len(history.records) == 2
     assert all(0 <= record["validation_accuracy_one_step"] <= 1 for record in history.records)
 

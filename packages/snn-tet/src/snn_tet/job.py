@@ -145,7 +145,7 @@ def fit_job(
 
     stages = config.parsed_stages()
     if stages:
-        time_inheritance(model, stages, loaders, config, **more)
+        time_inheritance(model, stages, loaders, replace(config, stages=()), **more)
     else:
         train(model, loaders(config.time_steps), config, **more)
     return model

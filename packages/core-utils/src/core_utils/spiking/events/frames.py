@@ -1,7 +1,7 @@
 """Events, and the count frames that networks see."""
 
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -99,7 +99,7 @@ def resize_frames(
         return frames[..., y[:, None], x]
     if method not in _WEIGHTS:
         raise UserError(f"method {method!r} is unknown", "method is nearest, area, sum or bilinear")
-    dtype = np.float64 if frames.dtype == np.float64 else np.float32
+    dtype: Any = np.float64 if frames.dtype == np.float64 else np.float32
     vertical, horizontal = (
         _WEIGHTS[method](new, old).astype(dtype) for new, old in zip((rows, columns), frames.shape[-2:], strict=True)
     )
