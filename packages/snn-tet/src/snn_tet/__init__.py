@@ -8,53 +8,91 @@ from typing import TYPE_CHECKING, Any
 import core_utils
 
 if TYPE_CHECKING:
+    from snn_tet.checkpoints import load_reference_checkpoint
+    from snn_tet.datasets import DataSets, cifar, cifar10_dvs, imagenet, prepare
+    from snn_tet.encoding import sequence
     from snn_tet.evaluation import accuracy_vs_steps, early_exit
     from snn_tet.landscape import loss_landscape, loss_rise
     from snn_tet.losses import TETLoss, sdt_loss, step_gradients, tet_loss
     from snn_tet.miniature import posed_miniature
-    from snn_tet.networks import TinyVGG, tiny_vgg
+    from snn_tet.networks import resnet19, sew_resnet34, spiking_resnet34, tiny_vgg, vggsnn, vggsnn_woap
     from snn_tet.training import Loaders, Stage, TrainConfig, time_inheritance, train
 
 if core_utils.CONTRACT != 1:
     raise ImportError("snn-tet needs core-utils with contract 1")
 
 __all__ = [
+    "DataSets",
     "Loaders",
     "Stage",
     "TETLoss",
-    "TinyVGG",
     "TrainConfig",
     "accuracy_vs_steps",
+    "cifar",
+    "cifar10_dvs",
     "early_exit",
+    "imagenet",
+    "load_reference_checkpoint",
     "loss_landscape",
     "loss_rise",
     "posed_miniature",
+    "prepare",
+    "resnet19",
     "sdt_loss",
+    "sequence",
+    "sew_resnet34",
+    "spiking_resnet34",
     "step_gradients",
     "tet_loss",
     "time_inheritance",
     "tiny_vgg",
     "train",
+    "vggsnn",
+    "vggsnn_woap",
 ]
 
-_HOME = {
-    "accuracy_vs_steps": "evaluation",
-    "early_exit": "evaluation",
-    "loss_landscape": "landscape",
-    "loss_rise": "landscape",
-    "TETLoss": "losses",
-    "sdt_loss": "losses",
-    "step_gradients": "losses",
-    "tet_loss": "losses",
-    "posed_miniature": "miniature",
-    "TinyVGG": "networks",
-    "tiny_vgg": "networks",
-    "Loaders": "training",
-    "Stage": "training",
-    "TrainConfig": "training",
-    "time_inheritance": "training",
-    "train": "training",
+_HOMES = {
+    "checkpoints": ("load_reference_checkpoint",),
+    "datasets": (
+        "DataSets",
+        "cifar",
+        "cifar10_dvs",
+        "imagenet",
+        "prepare",
+    ),
+    "encoding": ("sequence",),
+    "evaluation": (
+        "accuracy_vs_steps",
+        "early_exit",
+    ),
+    "landscape": (
+        "loss_landscape",
+        "loss_rise",
+    ),
+    "losses": (
+        "TETLoss",
+        "sdt_loss",
+        "step_gradients",
+        "tet_loss",
+    ),
+    "miniature": ("posed_miniature",),
+    "networks": (
+        "resnet19",
+        "sew_resnet34",
+        "spiking_resnet34",
+        "tiny_vgg",
+        "vggsnn",
+        "vggsnn_woap",
+    ),
+    "training": (
+        "Loaders",
+        "Stage",
+        "TrainConfig",
+        "time_inheritance",
+        "train",
+    ),
 }
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,40 +1,78 @@
-"""Spiking networks with the neuron of the paper: threshold 1, decay 0.5, triangular surrogate, hard reset."""
+"""The paper's networks, all with its neuron: threshold 1, decay 0.5, triangular surrogate, hard reset.
+
+Every network takes frames [T, B, C, H, W] and gives outputs [T, B, K]; class scores are their mean over time. A still
+image is shown at every step as `image.expand(T, *image.shape)`, whose first layer is computed once.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from core_utils.errors import UserError
-from core_utils.spiking.layout import over_time
-from core_utils.spiking.neurons import lif
-from core_utils.spiking.norm import TimeBatchNorm2d
+from core_utils.spiking.dynamics import Neuron
+from core_utils.spiking.networks import (
+    LIF,
+    ConvNormLIF,
+    Layout,
+    OverTime,
+    ResidualBlock,
+    SpikingNetwork,
+    residual_blocks,
+    vgg_blocks,
+)
+from core_utils.spiking.surrogates import triangle
 
-DECAY = 0.5
-THRESHOLD = 1.0
-
-
-class SpikingBlock(nn.Module):
-    """Convolution 3x3, batch normalisation, spikes, average pool 2."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-        self.norm = TimeBatchNorm2d(out_channels)
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, x_seq: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C2 H2 W2"]:
-        """Spike rates of pooled neighbourhoods, multiples of 1/4."""
-        spikes = lif(self.norm(over_time(self.conv, x_seq)), decay=DECAY, threshold=THRESHOLD)
-        return over_time(lambda x: functional.avg_pool2d(x, 2), spikes)
+NEURON = Neuron(decay=0.5, threshold=1.0, compare=">", reset="hard", surrogate=triangle(1.0))
+VGGSNN: Layout = (64, 128, "AP", 256, 256, "AP", 512, 512, "AP", 512, 512, "AP")
+RESNET34 = {"widths": (64, 128, 256, 512), "depths": (3, 4, 6, 3), "strides": (1, 2, 2, 2)}
 
 
-class TinyVGG(nn.Module):
-    """A stack of spiking blocks and a linear readout without spikes or leak.
+def vggsnn(
+    in_channels: int = 2, num_classes: int = 10, *, size: int = 48, checkpoint_segments: int = 0
+) -> SpikingNetwork:
+    """The network of DVS-CIFAR10: eight convolutions, four average pools, one linear layer.
 
     Args:
         in_channels: of the frames; 2 polarities for events.
+        num_classes: K.
+        size: height and width of the frames, pixels; at least 16.
+        checkpoint_segments: trade time for memory in training, see `SpikingNetwork`.
+
+    Raises:
+        UserError: frames too small for four pools.
+    """
+    return _vggsnn("pool", in_channels, num_classes, size, checkpoint_segments)
+
+
+def vggsnn_woap(
+    in_channels: int = 2, num_classes: int = 10, *, size: int = 48, checkpoint_segments: int = 0
+) -> SpikingNetwork:
+    """`vggsnn` without average pools: every second convolution has a stride of 2 instead, so all activity is binary.
+
+    Args:
+        in_channels: of the frames.
+        num_classes: K.
+        size: height and width of the frames, pixels; a multiple of 16 gives as many parameters as `vggsnn`.
+        checkpoint_segments: trade time for memory in training, see `SpikingNetwork`.
+
+    Raises:
+        UserError: frames too small.
+    """
+    return _vggsnn("stride", in_channels, num_classes, size, checkpoint_segments)
+
+
+def tiny_vgg(
+    in_channels: int = 2, num_classes: int = 10, *, widths: tuple[int, ...] = (16, 32, 64), size: int = 24
+) -> SpikingNetwork:
+    """The network of the miniature: 16-AP-32-AP-64-AP-linear, convolutions without bias.
+
+    Args:
+        in_channels: of the frames.
         num_classes: K.
         widths: channels of each block; every block halves the image.
         size: height and width of the frames, pixels.
@@ -42,31 +80,106 @@ class TinyVGG(nn.Module):
     Raises:
         UserError: the image is too small for so many blocks.
     """
-
-    def __init__(self, in_channels: int, num_classes: int, widths: tuple[int, ...], size: int) -> None:
-        super().__init__()
-        remaining = size // 2 ** len(widths)
-        if remaining < 1:
-            raise UserError(
-                f"{len(widths)} blocks halve {size} pixels to nothing", "take fewer widths or larger frames"
-            )
-        self.blocks = nn.Sequential(*map(SpikingBlock, (in_channels, *widths), widths))
-        self.readout = nn.Linear(widths[-1] * remaining**2, num_classes)
-
-    def forward(self, x_seq: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B K"]:
-        """The readout's value at every step; class scores are its mean over the steps that were run."""
-        return over_time(self.readout, self.blocks(x_seq).flatten(2))
+    layout: Layout = [entry for width in widths for entry in (width, "AP")]
+    features = widths[-1] * _halved(size, len(widths)) ** 2
+    blocks = vgg_blocks(in_channels, layout, NEURON, bias=False)
+    return SpikingNetwork(nn.Sequential(*blocks), nn.Linear(features, num_classes))
 
 
-def tiny_vgg(
-    in_channels: int = 2, num_classes: int = 10, *, widths: tuple[int, ...] = (16, 32, 64), size: int = 24
-) -> TinyVGG:
-    """The network of the miniature: 16-AP-32-AP-64-AP-linear.
+def resnet19(in_channels: int = 3, num_classes: int = 10, *, checkpoint_segments: int = 0) -> SpikingNetwork:
+    """The network of CIFAR: a stem, stages of 3, 3 and 2 residual blocks, two linear layers with spikes between.
+
+    Weights start from PyTorch's defaults, as in the released code, whose Kaiming initialisation never runs.
 
     Args:
         in_channels: of the frames.
         num_classes: K.
-        widths: channels of each block.
-        size: height and width of the frames, pixels.
+        checkpoint_segments: trade time for memory in training, see `SpikingNetwork`.
     """
-    return TinyVGG(in_channels, num_classes, widths, size)
+    block = partial(ResidualBlock, neuron=NEURON)
+    stages = residual_blocks(block, 64, widths=(128, 256, 512), depths=(3, 3, 2), strides=(1, 2, 2))
+    blocks = nn.Sequential(ConvNormLIF(in_channels, 64, neuron=NEURON), *stages, _global_pool())
+    readout = nn.Sequential(nn.Linear(512, 256), LIF(NEURON), nn.Linear(256, num_classes))
+    return SpikingNetwork(blocks, readout, checkpoint_segments=checkpoint_segments)
+
+
+def sew_resnet34(in_channels: int = 3, num_classes: int = 1000, *, checkpoint_segments: int = 0) -> SpikingNetwork:
+    """The network of ImageNet: ResNet-34 whose blocks spike before the addition (see `SEWBlock`).
+
+    Args:
+        in_channels: of the frames.
+        num_classes: K.
+        checkpoint_segments: trade time for memory in training, see `SpikingNetwork`.
+
+    Reference: Fang et al., "Deep Residual Learning in Spiking Neural Networks" (arXiv 2102.04159).
+    """
+    return _resnet34(SEWBlock, in_channels, num_classes, checkpoint_segments)
+
+
+def spiking_resnet34(in_channels: int = 3, num_classes: int = 1000, *, checkpoint_segments: int = 0) -> SpikingNetwork:
+    """The paper's second network of ImageNet: ResNet-34 whose blocks spike after the addition.
+
+    Args:
+        in_channels: of the frames.
+        num_classes: K.
+        checkpoint_segments: trade time for memory in training, see `SpikingNetwork`.
+    """
+    return _resnet34(partial(ResidualBlock, neuron=NEURON), in_channels, num_classes, checkpoint_segments)
+
+
+class SEWBlock(nn.Module):
+    """Two convolutions that spike, added to a shortcut that spikes: the spike-element-wise block with g = ADD.
+
+    Args:
+        in_channels: C.
+        out_channels: C2.
+        stride: of the first convolution and of the shortcut, pixels.
+
+    Reference: Fang et al., arXiv 2102.04159, section 3.2.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.first = ConvNormLIF(in_channels, out_channels, stride=stride, neuron=NEURON)
+        self.second = ConvNormLIF(out_channels, out_channels, neuron=NEURON)
+        same = in_channels == out_channels and stride == 1
+        self.shortcut = (
+            nn.Identity() if same else ConvNormLIF(in_channels, out_channels, 1, stride=stride, neuron=NEURON)
+        )
+
+    def forward(self, x_seq: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C2 H2 W2"]:
+        """Whole numbers: how many paths spiked."""
+        return self.second(self.first(x_seq)) + self.shortcut(x_seq)
+
+
+def _vggsnn(
+    downsample: Literal["pool", "stride"], in_channels: int, num_classes: int, size: int, checkpoint_segments: int
+) -> SpikingNetwork:
+    remaining = _halved(size, VGGSNN.count("AP"), up=downsample == "stride")
+    blocks = vgg_blocks(in_channels, VGGSNN, NEURON, downsample=downsample)
+    readout = nn.Linear(512 * remaining**2, num_classes)
+    return SpikingNetwork(nn.Sequential(*blocks), readout, checkpoint_segments=checkpoint_segments)
+
+
+def _resnet34(
+    block: Callable[[int, int, int], nn.Module], in_channels: int, num_classes: int, checkpoint_segments: int
+) -> SpikingNetwork:
+    """Convolutions start from N(0, 2 / fan out), as in the code of Fang et al."""
+    stem = ConvNormLIF(in_channels, 64, 7, stride=2, neuron=NEURON), OverTime(nn.MaxPool2d(3, 2, 1))
+    blocks = nn.Sequential(*stem, *residual_blocks(block, 64, **RESNET34), _global_pool())
+    for module in blocks.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return SpikingNetwork(blocks, nn.Linear(512, num_classes), checkpoint_segments=checkpoint_segments)
+
+
+def _global_pool() -> OverTime:
+    return OverTime(nn.AdaptiveAvgPool2d(1))
+
+
+def _halved(size: int, times: int, *, up: bool = False) -> int:
+    """What remains of a side, in pixels; odd sides are rounded down by a pool and up by a stride of 2."""
+    remaining = -(-size // 2**times) if up else size // 2**times
+    if remaining < 1:
+        raise UserError(f"{times} blocks halve {size} pixels to nothing", "take fewer widths or larger frames")
+    return remaining
