@@ -39,6 +39,8 @@ class JobConfig(TrainConfig):
         validation: part of the training data that is held out, to see every epoch's accuracy.
         stages: time inheritance training, each stage as "T:epochs" or "T:epochs:learning rate".
         workers: loading processes.
+        sort: accept recordings whose times decrease, by sorting their events.
+        cache: folder of the frame cache of recordings; by default `.frames` beside them.
     """
 
     network: Network = "tiny_vgg"
@@ -47,6 +49,8 @@ class JobConfig(TrainConfig):
     validation: float = 0.0
     stages: tuple[str, ...] = ()
     workers: int = 0
+    sort: bool = False
+    cache: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,7 +99,8 @@ def load_data(config: JobConfig, folder: Path | None, *, workers: int = 1, progr
         raise UserError(f"dataset {config.dataset} needs its folder", "add --data DIR")
     shared: dict[str, Any] = {"validation": config.validation, "seed": config.seed}
     if config.dataset == "cifar10-dvs":
-        return cifar10_dvs(folder, time_steps=config.time_steps, workers=workers, progress=progress, **shared)
+        frames: dict[str, Any] = {"time_steps": config.time_steps, "sort": config.sort, "cache": config.cache}
+        return cifar10_dvs(folder, workers=workers, progress=progress, **frames, **shared)
     if config.dataset == "imagenet":
         return imagenet(folder, **shared)
     data = cifar(folder, **shared)
