@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
+pytest.importorskip("jinja2")  # the bare environment has no page to look at
 if os.environ.get("CORE_UTILS_REQUIRE_BROWSER") != "1":
-    pytest.importorskip("jinja2")
     pytest.importorskip("playwright.sync_api")
     if shutil.which("chromium") is None:
         pytest.skip("no chromium on the PATH", allow_module_level=True)

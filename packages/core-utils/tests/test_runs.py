@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from core_utils.files import FileError, write_atomically
+from core_utils.files import FileError, atomic_file, write_atomically
 from core_utils.runs import Run, RunError
 from core_utils.states import DamagedState, pack, unpack
 
@@ -320,6 +320,17 @@ def test_write_atomically_keeps_the_file_before(tmp_path):
     write_atomically(target, "1", keep=kept)
     write_atomically(target, b"2", keep=kept)
     assert (target.read_text(), kept.read_text()) == ("2", "1")
+
+
+def test_a_file_whose_writing_fails_does_not_appear(tmp_path):
+    target = tmp_path / "frames.npy"
+    with atomic_file(target) as file:
+        file.write(b"whole")
+        assert not target.exists()
+    with pytest.raises(TypeError), atomic_file(target) as file:
+        file.writelines([b"half", None])
+    assert target.read_bytes() == b"whole"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_rank_above_zero_follows_without_writing(tmp_path, monkeypatch):

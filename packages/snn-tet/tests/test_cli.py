@@ -46,6 +46,52 @@ def test_a_trained_network_is_evaluated_from_its_folder(program, tmp_path):
     assert program("train", *QUICK, "--out", "a", "--json")[1] == program("train", *QUICK, "--out", "a", "--json")[1]
 
 
+def test_stages_take_the_place_of_epochs_and_are_logged_apart(program, tmp_path):
+    words = ["--stages", "2:2,3:1:1e-4", "--time-steps", "3", "--set", "train_per_class=2", "--quiet", "--json"]
+    code, out, _ = program("train", *words, "--out", "a")
+    assert code == 0
+    assert len(json.loads(out)["prefix"]) == 3
+    records = [json.loads(line) for line in (tmp_path / "a/log.jsonl").read_text().splitlines()]
+    assert [record["stage"] for record in records] == ["stage-0-2-steps"] * 2 + ["stage-1-3-steps"]
+
+
+def test_early_exit_says_how_many_steps_it_took(program):
+    program("train", *QUICK, "--out", "a", "--quiet")
+    for threshold, steps in ((0.0, 1.0), (1.01, 3.0)):
+        result = json.loads(program("evaluate", "--run", "a", "--early-exit", threshold, "--json")[1])
+        assert result["early_exit"]["mean_steps"] == steps
+        assert result["early_exit"]["accuracy"] == pytest.approx(result["prefix"][int(steps) - 1])
+    assert "after 3.00 steps on average" in program("evaluate", "--run", "a", "--early-exit", "1.01")[1]
+
+
+def test_energy_is_counted_layer_by_layer(program):
+    program("train", *QUICK, "--out", "a", "--quiet")
+    report = json.loads(program("energy", "--run", "a", "--samples", "20", "--json")[1])
+    assert report["samples"] == 20
+    # The first layer multiplies: 2 x 16 kernels of 3 x 3 on 24 x 24 pixels whose borders see less, at 3 steps.
+    inner, outer = 22 * 22 * 9 + 4 * 22 * 6 + 4 * 4, 2 * 16 * 3
+    assert report["layers"][0] == {"name": "blocks.0.conv", "accumulates": 0.0, "multiplies": inner * outer}
+    assert all(layer["multiplies"] == 0 for layer in report["layers"][1:])
+    multiplies, accumulates = (sum(layer[kind] for layer in report["layers"]) for kind in ("multiplies", "accumulates"))
+    assert report["theoretical_energy_uj"] == pytest.approx(4.6e-6 * multiplies + 0.9e-6 * accumulates)
+    assert len(report["firing_rates"]) == 3
+    out = " ".join(program("energy", "--run", "a", "--samples", "20")[1].split())
+    assert "theoretical energy" in out
+    assert "no memory traffic" in out
+
+
+def test_a_landscape_is_written_as_picture_and_numbers(program, tmp_path):
+    program("train", *QUICK, "--out", "a", "--quiet")
+    code, out, _ = program("landscape", "--run", "a", "--points", "3", "--samples", "10", "--out", "l", "--json")
+    assert code == 0
+    rows = [
+        [float(value) for value in line.split(",")] for line in (tmp_path / "l/landscape.csv").read_text().splitlines()
+    ]
+    assert [len(row) for row in rows] == [3, 3, 3]
+    assert json.loads(out)["lowest"] == pytest.approx(min(map(min, rows)))
+    assert (tmp_path / "l/landscape.svg").read_text().count("<svg") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -55,13 +101,25 @@ def test_a_trained_network_is_evaluated_from_its_folder(program, tmp_path):
         (["train", "--set", "lamb=1"], "did you mean 'lam'?"),
         (["train", "--config", "none.toml"], "--config none.toml does not exist"),
         (["train", "--loss", "mse"], "--loss"),
+        (["train", "--network", "vgg"], "--network: network must be one of tiny_vgg, vggsnn"),
+        (["train", "--dataset", "mnist"], "--dataset: dataset must be one of miniature, cifar10"),
+        (["train", "--dataset", "cifar10"], "dataset cifar10 needs its folder (add --data DIR)"),
+        (["train", "--stages", "2:5,x"], "--stages: stages must be like 2:25"),
+        (["train", "--stages", "2:5,3:5"], "stages must end at time_steps 5, got '3:5'"),
+        (["train", "--set", "validation=0.5"], "the miniature holds nothing out"),
+        (["train", "--preset", "cifar10", "--config", "c.toml"], "--preset and --config are two configurations"),
         (["train", "--device", "quantum"], "--device quantum"),
         (["train", "--out", "file"], "file is not a folder"),
         (["evaluate", "--run", "nowhere"], "--run nowhere is no folder of `snn-tet train`"),
         (["evaluate"], "--run"),
+        (["prepare", "--data", "nowhere"], "nowhere"),
+        (["landscape", "--run", "nowhere"], "--run nowhere is no folder of `snn-tet train`"),
+        (["landscape", "--run", "nowhere", "--samples", "0"], "--samples and --span must be positive"),
+        (["energy", "--run", "nowhere"], "--run nowhere is no folder of `snn-tet train`"),
+        (["export", "--run", "nowhere", "--out", "x.nir"], "--run nowhere is no folder of `snn-tet train`"),
         (["reproduce", "--seeds", "0"], "--seeds 0 is too few"),
         (["reproduce", "faster"], "no claim 'faster'"),
-        (["bench", "conv"], "no benchmark 'conv' (known: lif)"),
+        (["bench", "conv"], "no benchmark 'conv' (known: lif-"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(program, tmp_path, words, complaint):

@@ -8,10 +8,11 @@ import io
 import lzma
 import math
 import pickle
+import re
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -56,11 +57,11 @@ class Split:
 
 
 @dataclass(frozen=True)
-class ImageFolder:
+class ClassFolder:
     """A folder of class folders.
 
     Attributes:
-        paths: image files, sorted by class and name.
+        paths: files, sorted by class and name.
         labels: int64 [n], indices into `classes`.
         classes: names of the class folders, sorted.
     """
@@ -68,6 +69,13 @@ class ImageFolder:
     paths: tuple[Path, ...]
     labels: np.ndarray
     classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+class ImageFolder(ClassFolder):
+    """A folder of class folders of images."""
 
     def read(self, index: int) -> np.ndarray:
         """One image as uint8 [height, width, 3].
@@ -149,19 +157,35 @@ def image_folder(root: str | Path) -> ImageFolder:
     Raises:
         DataError: the folder is missing, has no class folders, or a class has no image.
     """
+    listed = class_folder(root, _IMAGE_SUFFIXES, "image")
+    return ImageFolder(listed.paths, listed.labels, listed.classes)
+
+
+def class_folder(root: str | Path, suffixes: Collection[str], what: str, *, by_number: bool = False) -> ClassFolder:
+    """Lists a folder of class folders of files of one kind; hidden folders are no classes.
+
+    Args:
+        root: the folder.
+        suffixes: how the names of the files end, in lower case; others are passed over.
+        what: the kind, for messages.
+        by_number: sort numbers in names as numbers, so that a_2 comes before a_10.
+
+    Raises:
+        DataError: the folder is missing, has no class folders, or a class has no such file.
+    """
     folder = _folder(root)
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
-        raise DataError(f"{folder} has no class folders", "expected <folder>/<class>/<image>")
+        raise DataError(f"{folder} has no class folders", f"expected <folder>/<class>/<{what}>")
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
+        found = [path for path in (folder / name).rglob("*") if path.suffix.lower() in suffixes]
         if not found:
-            raise DataError(f"class folder {folder / name} holds no image")
-        paths += found
+            raise DataError(f"class folder {folder / name} holds no {what}")
+        paths += sorted(found, key=_numbers_as_numbers if by_number else None)
         labels += [label] * len(found)
-    return ImageFolder(tuple(paths), np.array(labels, np.int64), tuple(classes))
+    return ClassFolder(tuple(paths), np.array(labels, np.int64), tuple(classes))
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -193,6 +217,11 @@ def _folder(root: str | Path) -> Path:
     if not any(folder.iterdir()):
         raise DataError(f"data folder {folder} is empty")
     return folder
+
+
+def _numbers_as_numbers(path: Path) -> list[tuple[int, str]]:
+    """A sorting key; digits and other characters alternate, so that the same places hold the same kinds."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def _either(folder: Path, *names: str) -> Path:

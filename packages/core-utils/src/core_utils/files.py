@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from core_utils.errors import UserError
 
@@ -30,13 +31,28 @@ def write_atomically(target: Path, content: bytes | str, *, keep: Path | None = 
     Raises:
         FileError: the disk is full or the folder not writable; what was there before is untouched.
     """
+    with atomic_file(target, keep=keep) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def atomic_file(target: Path, *, keep: Path | None = None) -> Iterator[IO[bytes]]:
+    """Opens a file, too large for `write_atomically`, that takes its name when the block ends, and not if it fails.
+
+    Args:
+        target: the file; its folder is made.
+        keep: where the file that lies there now is moved first.
+
+    Raises:
+        FileError: the disk is full or the folder not writable; what was there before is untouched.
+    """
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=TEMPORARY)
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.chmod(0o666 & ~_umask())

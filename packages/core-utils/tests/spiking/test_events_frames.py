@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from core_utils.errors import UserError
-from core_utils.spiking.events import EVENT, events_to_frames
+from core_utils.spiking.events import EVENT, events_to_frames, resize_frames
 
 W, H = 7, 5
 
@@ -126,7 +126,7 @@ def test_swapped_width_and_height_are_suspected():
 def test_signed_polarity_is_refused_rather_than_miscounted():
     events = recording(10)
     events["p"][4:] = -1
-    with pytest.raises(UserError, match=r"event 4 has polarity -1, not 0 or 1 \(map a signed polarity by p > 0\)"):
+    with pytest.raises(UserError, match=r"event 4 has polarity -1, not 0 or 1 \(signed=True reads -1 and 1\)"):
         events_to_frames(events, 2, (W, H))
 
 
@@ -161,3 +161,75 @@ def test_events_need_numpy_alone():
     code = "import sys, core_utils.spiking.events; print(*{'torch', 'jaxtyping', 'scipy', 'numba'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.split() == []
+
+
+def test_signed_polarity_is_read_when_asked():
+    events = recording(50)
+    signed = events.copy()
+    signed["p"] = 2 * events["p"] - 1
+    np.testing.assert_array_equal(events_to_frames(signed, 4, (W, H), signed=True), events_to_frames(events, 4, (W, H)))
+    with pytest.raises(UserError, match="has polarity 0, not -1 or 1"):
+        events_to_frames(events, 4, (W, H), signed=True)
+
+
+def probe():
+    return (31 * np.arange(4 * 2 * 12 * 10) % 7).reshape(4, 2, 12, 10)
+
+
+def test_nearest_takes_the_pixels_that_torchvision_takes():
+    small = resize_frames(probe(), (6, 5), "nearest")
+    assert small.dtype == probe().dtype
+    np.testing.assert_array_equal(small, probe()[..., ::2, ::2])
+    assert small.sum() == 723  # specs/snn-nda.md, section 10; the probe itself sums to 2877
+
+
+@given(rows=st.integers(1, 15), columns=st.integers(1, 15))
+def test_sum_conserves_counts_and_area_the_mean(rows, columns):
+    frames = probe()
+    summed = resize_frames(frames, (rows, columns), "sum")
+    assert summed.shape == (4, 2, rows, columns)
+    np.testing.assert_allclose(summed.sum((2, 3)), frames.sum((2, 3)), rtol=1e-5)
+    mean = resize_frames(frames, (rows, columns), "area")
+    np.testing.assert_allclose(mean.mean((2, 3)), frames.mean((2, 3)), rtol=1e-5)
+
+
+def test_sum_and_area_of_whole_blocks():
+    blocks = probe().reshape(4, 2, 6, 2, 5, 2)
+    np.testing.assert_allclose(resize_frames(probe(), (6, 5), "sum"), blocks.sum((3, 5)), rtol=1e-6)
+    np.testing.assert_allclose(resize_frames(probe(), (6, 5), "area"), blocks.mean((3, 5)), rtol=1e-6)
+
+
+def test_a_pixel_on_a_border_is_shared_by_its_parts():
+    row = np.array([[3.0, 5.0, 7.0]])
+    np.testing.assert_allclose(resize_frames(row, (1, 2), "sum"), [[5.5, 9.5]])
+
+
+@pytest.mark.parametrize("size", [48, 5, (7, 30), (12, 10)])
+def test_bilinear_is_pytorchs_with_antialiasing(size):
+    torch = pytest.importorskip("torch")
+    frames = np.random.default_rng(0).random((3, 2, 12, 10)).astype(np.float32)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(frames), size, mode="bilinear", antialias=True, align_corners=False
+    )
+    resized = resize_frames(frames, size, "bilinear")
+    assert resized.dtype == np.float32
+    np.testing.assert_allclose(resized, expected, atol=1e-6)
+
+
+def test_float64_stays():
+    assert resize_frames(probe().astype(float), 3).dtype == np.float64
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("frames", "size", "method", "message"),
+    [
+        (np.zeros(5), 3, "area", r"shape \[5\]"),
+        (np.zeros((3, 0)), 3, "nearest", r"shape \[3, 0\]"),
+        (np.zeros((3, 3)), (0, 2), "sum", "to 0 x 2"),
+        (np.zeros((3, 3)), 2, "cubic", "method 'cubic' is unknown"),
+    ],
+)
+def test_frames_that_cannot_be_resized(frames, size, method, message):
+    with pytest.raises(UserError, match=message):
+        resize_frames(frames, size, method)

@@ -1,4 +1,5 @@
 import math
+import os
 
 import pytest
 import torch
@@ -22,9 +23,25 @@ ROWS = {
 }
 
 
-@pytest.fixture(params=BACKENDS)
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # as test_backends.py runs this file once more
+AVAILABLE = [name for name in BACKENDS if name != "triton" or INTERPRETED]
+FAST = [name for name in AVAILABLE if name != "reference"]
+NODES = {"fused": "_FusedBackward", "numba": "_CompiledBackward", "triton": "_CompiledBackward"}
+
+
+@pytest.fixture(params=AVAILABLE)
 def backend(request):
     return request.param
+
+
+@pytest.fixture(params=FAST)
+def fast(request):
+    return request.param
+
+
+def node(spikes):
+    """The name of the node of the graph that made the spikes."""
+    return spikes.grad_fn.next_functions[0][0].name()
 
 
 def random_input(*shape, seed=0, dtype=torch.float32):
@@ -78,28 +95,30 @@ def test_reset_sets_to_zero_or_subtracts_the_threshold(backend, reset, left):
 
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("start", [False, True])
-def test_fused_agrees_with_the_plain_loop(row, start):
+def test_every_backend_agrees_with_the_plain_loop(row, start, fast):
     x_seq, v0 = random_input(6, 3, 4, 5, 5), random_input(3, 4, 5, 5, seed=3) if start else None
     oracle = outcome(x_seq, v0, **ROWS[row], backend="reference")
     assert 0.1 < oracle[0].mean() < 0.9
-    assert_agree(outcome(x_seq, v0, **ROWS[row], backend="fused"), oracle)
+    assert_agree(outcome(x_seq, v0, **ROWS[row], backend=fast), oracle)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_fused_agrees_on_a_gpu():
+@pytest.mark.parametrize("backend", ["fused", "triton"])
+def test_every_backend_agrees_on_a_gpu(backend):
     for dtype, rtol in [(torch.float16, 1e-3), (torch.float32, 1e-6), (torch.float64, 1e-12)]:
         x_seq, v0 = random_input(6, 3, 4, 50, dtype=dtype).cuda(), random_input(3, 4, 50, seed=3).cuda()
         for options in ROWS.values():
             oracle = outcome(x_seq, v0, **options, backend="reference")
-            assert_agree(outcome(x_seq, v0, **options, backend="fused"), oracle, rtol)
+            assert_agree(outcome(x_seq, v0, **options, backend=backend), oracle, rtol)
 
 
-def test_fused_agrees_beyond_one_block():
-    x_seq = random_input(3, 2, BLOCK * torch.get_num_threads() + 7)
-    assert_agree(outcome(x_seq, decay=0.5, backend="fused"), outcome(x_seq, decay=0.5, backend="reference"))
+def test_every_backend_agrees_beyond_one_block(fast):
+    x_seq = random_input(3, 2, 1500 if INTERPRETED else BLOCK * torch.get_num_threads() + 7)
+    assert_agree(outcome(x_seq, decay=0.7, backend=fast), outcome(x_seq, decay=0.7, backend="reference"))
 
 
-@settings(deadline=None, max_examples=100)
+@pytest.mark.parametrize("backend", FAST)
+@settings(deadline=None, max_examples=25 if INTERPRETED else 100)
 @given(
     shape=st.lists(st.integers(0, 4), min_size=1, max_size=4),
     time_steps=st.integers(1, 7),
@@ -119,13 +138,15 @@ def test_fused_agrees_beyond_one_block():
     dtype=st.sampled_from([torch.float32, torch.float64]),
     seed=st.integers(0, 99),
 )
-def test_fused_agrees_for_any_shape_and_option(shape, time_steps, options, start, in_quarters, dtype, seed):
+def test_every_backend_agrees_for_any_shape_and_option(
+    backend, shape, time_steps, options, start, in_quarters, dtype, seed
+):
     x_seq = random_input(time_steps, *shape, seed=seed, dtype=dtype)
     if in_quarters:  # potentials that meet the threshold exactly
         x_seq = (4 * x_seq).round() / 4
     v0 = random_input(*shape, seed=seed + 1, dtype=dtype) if start else None
     oracle = outcome(x_seq, v0, **options, backend="reference")
-    assert_agree(outcome(x_seq, v0, **options, backend="fused"), oracle, rtol=5e-6 if dtype == torch.float32 else 1e-12)
+    assert_agree(outcome(x_seq, v0, **options, backend=backend), oracle, rtol=5e-6 if dtype == torch.float32 else 1e-12)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -150,6 +171,7 @@ def test_two_halves_give_the_whole(backend):
     assert torch.equal(torch.cat([first, second]), whole)
 
 
+@pytest.mark.parametrize("backend", ["reference", "fused"])  # the kernels' spikes cannot be made smooth
 @pytest.mark.parametrize("reset", ["hard", "soft"])
 def test_backward_is_exact_for_a_smooth_spike(backend, reset, monkeypatch):
     """A step has no derivative to check, so the surrogate's antiderivative, a sigmoid, takes its place."""
@@ -210,8 +232,35 @@ def test_non_contiguous_input_gives_the_same(backend):
     x_seq = random_input(3, 5, 4, 6).transpose(0, 1)
     assert not x_seq.is_contiguous()
     assert_agree(outcome(x_seq, decay=0.5, backend=backend), outcome(x_seq.contiguous(), decay=0.5, backend=backend))
-    expanded = random_input(1, 3, 4).expand(5, 3, 4)
-    assert torch.equal(lif(expanded, decay=0.5, backend=backend), lif(expanded.clone(), decay=0.5, backend=backend))
+    for view in (
+        random_input(1, 3, 4).expand(5, 3, 4),
+        random_input(3, 4).expand(5, 3, 4)[:, 1:],
+        random_input(9, 3, 4)[1::2],
+        random_input(5, 3, 8)[..., ::2],
+        random_input(7, 1).t()[:, :1].expand(1, 4),
+    ):
+        assert_agree(outcome_of_view(view, backend), outcome(view.contiguous(), decay=0.5, backend=backend))
+
+
+def outcome_of_view(view, backend):
+    """As `outcome`, of the view itself and not of a copy, with gradients that are no contiguous tensors either."""
+    x_seq = view.detach().requires_grad_()
+    spikes, v = lif(x_seq, decay=0.5, return_v=True, backend=backend)
+    weights = random_input(*spikes.shape, seed=1, dtype=torch.float64)
+    end_weights = random_input(*v.shape, seed=2, dtype=torch.float64)
+    strided = torch.stack([weights, weights], -1).float()[..., 0]
+    gradient = torch.autograd.grad((spikes, v), x_seq, (strided, torch.stack([end_weights] * 2, -1).float()[..., 0]))
+    return spikes.detach(), v.detach(), gradient[0], None
+
+
+def test_gradients_may_come_from_spikes_or_potential_alone(fast):
+    x_seq = random_input(4, 3, 5).requires_grad_()
+    for which in (0, 1):
+        (ours,), (oracle,) = (
+            torch.autograd.grad(lif(x_seq, decay=0.5, return_v=True, backend=backend)[which].sum(), x_seq)
+            for backend in (fast, "reference")
+        )
+        torch.testing.assert_close(ours, oracle)
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (3, 0), (3, 0, 4, 4), (2, 3, 0), (1, 1)])
@@ -221,27 +270,47 @@ def test_small_and_empty_shapes_work(backend, shape):
     assert v.shape == shape[1:]
 
 
-def test_non_finite_input_gives_the_same_spikes_everywhere():
+@pytest.mark.filterwarnings("ignore:invalid value encountered in subtract:RuntimeWarning")  # Triton's interpreter
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+def test_non_finite_input_gives_the_same_spikes_everywhere(fast, reset):
     x_seq = torch.tensor([[math.inf, -math.inf, math.nan, 2.0], [1.5, 1.5, 1.5, 1.5]])
-    ours, oracle = (lif(x_seq, decay=0.5, return_v=True, backend=backend) for backend in ("fused", "reference"))
+    options = {"decay": 0.5, "reset": reset, "return_v": True}
+    ours, oracle = (lif(x_seq, **options, backend=backend) for backend in (fast, "reference"))
     torch.testing.assert_close(ours, oracle, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("start", [False, True])
-def test_fused_keeps_nothing_but_its_inputs(start):
+def test_nothing_is_kept_but_the_inputs(fast, start):
     kept = []
     x_seq = random_input(10, 4, 8).requires_grad_()
     v0 = random_input(4, 8).requires_grad_() if start else None
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        lif(x_seq, decay=0.5, v0=v0, return_v=True, backend="fused")
+        lif(x_seq, decay=0.5, v0=v0, return_v=True, backend=fast)
     expected = {x_seq.untyped_storage().data_ptr()} | ({v0.untyped_storage().data_ptr()} if start else set())
     assert {tensor.untyped_storage().data_ptr() for tensor in kept} == expected
     assert sum(tensor.numel() for tensor in kept) == x_seq.numel() + (v0.numel() if start else 0)
 
 
-def test_auto_is_fused():
+def test_every_backend_is_its_own_node_of_the_graph(fast):
+    assert node(lif(random_input(3, 2).requires_grad_(), decay=0.5, backend=fast)) == NODES[fast]
+
+
+def test_auto_is_numba_on_a_cpu_for_what_it_can_compute():
     x_seq = random_input(3, 2).requires_grad_()
-    assert lif(x_seq, decay=0.5).grad_fn.next_functions[0][0].name() == "_FusedBackward"
+    assert node(lif(x_seq, decay=0.5)) == NODES["numba"]
+    assert node(lif(x_seq.double(), decay=0.5)) == NODES["numba"]
+    assert node(lif(x_seq.half(), decay=0.5)) == NODES["fused"]
+    assert node(lif(x_seq, decay=0.5, surrogate=lambda distance: 1 / (1 + distance.abs()))) == NODES["fused"]
+
+
+def test_a_surrogate_that_refines_a_built_in_one_is_the_users_own(backend):
+    class Doubled(triangle):
+        def __call__(self, distance):
+            return 2 * super().__call__(distance)
+
+    x_seq = torch.tensor([[0.75]]).requires_grad_()
+    lif(x_seq, decay=0.5, surrogate=Doubled(), backend=backend).sum().backward()
+    assert x_seq.grad.item() == 1.5
 
 
 def test_a_backend_that_joins_the_registry_can_be_chosen(monkeypatch):
@@ -267,7 +336,7 @@ def test_decay_outside_its_range_is_refused(decay):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "cuda"}, "backend must be one of auto, reference, fused, got 'cuda'"),
+        ({"backend": "cuda"}, "backend must be one of auto, reference, fused, numba, triton, got 'cuda'"),
         ({"compare": ">>"}, "compare must be one of >, >=, got '>>'"),
         ({"reset": "no"}, "reset must be one of hard, soft, got 'no'"),
         ({"v0": torch.zeros(4)}, r"input's shape \[3\], got \[4\]"),

@@ -9,6 +9,8 @@ import core_utils
 
 if TYPE_CHECKING:
     from snn_tet.checkpoints import load_reference_checkpoint
+    from snn_tet.datasets import DataSets, cifar, cifar10_dvs, imagenet, prepare
+    from snn_tet.encoding import sequence
     from snn_tet.evaluation import accuracy_vs_steps, early_exit
     from snn_tet.export import export_nir
     from snn_tet.landscape import loss_landscape, loss_rise
@@ -21,19 +23,25 @@ if core_utils.CONTRACT != 1:
     raise ImportError("snn-tet needs core-utils with contract 1")
 
 __all__ = [
+    "DataSets",
     "Loaders",
     "Stage",
     "TETLoss",
     "TrainConfig",
     "accuracy_vs_steps",
+    "cifar",
+    "cifar10_dvs",
     "early_exit",
     "export_nir",
+    "imagenet",
     "load_reference_checkpoint",
     "loss_landscape",
     "loss_rise",
     "posed_miniature",
+    "prepare",
     "resnet19",
     "sdt_loss",
+    "sequence",
     "sew_resnet34",
     "spiking_resnet34",
     "step_gradients",
@@ -45,30 +53,49 @@ __all__ = [
     "vggsnn_woap",
 ]
 
-_HOME = {
-    "load_reference_checkpoint": "checkpoints",
-    "accuracy_vs_steps": "evaluation",
-    "early_exit": "evaluation",
-    "export_nir": "export",
-    "loss_landscape": "landscape",
-    "loss_rise": "landscape",
-    "TETLoss": "losses",
-    "sdt_loss": "losses",
-    "step_gradients": "losses",
-    "tet_loss": "losses",
-    "posed_miniature": "miniature",
-    "resnet19": "networks",
-    "sew_resnet34": "networks",
-    "spiking_resnet34": "networks",
-    "tiny_vgg": "networks",
-    "vggsnn": "networks",
-    "vggsnn_woap": "networks",
-    "Loaders": "training",
-    "Stage": "training",
-    "TrainConfig": "training",
-    "time_inheritance": "training",
-    "train": "training",
+_HOMES = {
+    "checkpoints": ("load_reference_checkpoint",),
+    "datasets": (
+        "DataSets",
+        "cifar",
+        "cifar10_dvs",
+        "imagenet",
+        "prepare",
+    ),
+    "encoding": ("sequence",),
+    "evaluation": (
+        "accuracy_vs_steps",
+        "early_exit",
+    ),
+    "export": ("export_nir",),
+    "landscape": (
+        "loss_landscape",
+        "loss_rise",
+    ),
+    "losses": (
+        "TETLoss",
+        "sdt_loss",
+        "step_gradients",
+        "tet_loss",
+    ),
+    "miniature": ("posed_miniature",),
+    "networks": (
+        "resnet19",
+        "sew_resnet34",
+        "spiking_resnet34",
+        "tiny_vgg",
+        "vggsnn",
+        "vggsnn_woap",
+    ),
+    "training": (
+        "Loaders",
+        "Stage",
+        "TrainConfig",
+        "time_inheritance",
+        "train",
+    ),
 }
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,19 +10,22 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from core_utils.errors import UserError
-from core_utils.spiking.layout import time_first
+from snn_tet.encoding import Encoding, sequence
 
 
 @torch.no_grad()
-def accuracy_vs_steps(model: nn.Module, loader: Iterable[Any], max_steps: int | None = None) -> dict[str, list[float]]:
+def accuracy_vs_steps(
+    model: nn.Module, loader: Iterable[Any], max_steps: int | None = None, *, encoding: Encoding = "frames"
+) -> dict[str, list[float]]:
     """Accuracy when the network runs for 1, 2, ... steps, and of each step alone.
 
     The network runs once: what it has put out after t steps is the sum of its first t outputs.
 
     Args:
         model: from frames [T, B, ...] to outputs [T, B, K]; put into evaluation mode for the call.
-        loader: batches (frames [B, T, ...], labels [B]).
+        loader: batches (frames [B, T, ...], labels [B]); with direct encoding, of still images [B, ...].
         max_steps: run so many steps; None runs all that the frames have.
+        encoding: "frames" or "direct".
 
     Returns:
         `prefix`: accuracy of the mean output of the first t steps, t = 1..T, and `single`: of step t alone; fractions
@@ -33,18 +36,13 @@ def accuracy_vs_steps(model: nn.Module, loader: Iterable[Any], max_steps: int | 
 
     Reference: arXiv 2202.11946, section 4.3 (time scalability robustness).
     """
-    if max_steps is not None and max_steps < 1:
-        raise UserError(f"the number of time steps must be at least 1, got {max_steps}")
     device = next(model.parameters()).device
     training, samples = model.training, 0
     correct: torch.Tensor | None = None
     model.eval()
     try:
         for frames, labels in loader:
-            x_seq = time_first(frames).to(device)
-            if max_steps is not None and max_steps > len(x_seq):
-                raise UserError(f"{max_steps} time steps were asked for, the data has {len(x_seq)}")
-            outputs = model(x_seq[:max_steps])
+            outputs = model(sequence(frames.to(device), encoding, max_steps))
             right = torch.stack([outputs.cumsum(0), outputs]).argmax(-1) == labels.to(device)
             correct = right.sum(-1) if correct is None else correct + right.sum(-1)
             samples += len(labels)
@@ -89,3 +87,46 @@ def early_exit(
     sure[-1] = True
     stop = sure.to(torch.uint8).argmax(0)
     return mean.argmax(-1)[stop, torch.arange(batch, device=outputs.device)], stop + 1
+
+
+@torch.no_grad()
+def early_exit_report(
+    model: nn.Module,
+    loader: Iterable[Any],
+    threshold: float,
+    max_steps: int | None = None,
+    *,
+    metric: Literal["maxprob", "entropy"] = "maxprob",
+    encoding: Encoding = "frames",
+) -> dict[str, float]:
+    """Accuracy and mean number of steps when every sample stops as soon as the network is sure.
+
+    Args:
+        model: as for `accuracy_vs_steps`.
+        loader: batches (frames [B, T, ...], labels [B]).
+        threshold: confidence that stops a sample.
+        max_steps: stop there at the latest.
+        metric: see `early_exit`.
+        encoding: "frames" or "direct".
+
+    Returns:
+        `threshold`, `accuracy` as a fraction of all samples, and `mean_steps`.
+
+    Raises:
+        UserError: no batch, or fewer frames than `max_steps`.
+    """
+    device, training = next(model.parameters()).device, model.training
+    right, taken, samples = 0, 0, 0
+    model.eval()
+    try:
+        for frames, labels in loader:
+            outputs = model(sequence(frames.to(device), encoding, max_steps))
+            classes, steps = early_exit(outputs, threshold, metric)
+            right += int((classes == labels.to(device)).sum())
+            taken += int(steps.sum())
+            samples += len(labels)
+    finally:
+        model.train(training)
+    if samples == 0:
+        raise UserError("there is nothing to evaluate on: the loader is empty")
+    return {"threshold": threshold, "accuracy": right / samples, "mean_steps": taken / samples}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core_utils.errors import UserError
-from core_utils.spiking.layout import time_first
+from snn_tet.encoding import Encoding, sequence
 from snn_tet.losses import sdt_loss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -29,6 +30,8 @@ def loss_landscape(
     seed: int = 0,
     *,
     loss: Loss = sdt_loss,
+    encoding: Encoding = "frames",
+    time_steps: int | None = None,
 ) -> Float[np.ndarray, "n n"]:
     """The loss on a plane through the weights, spanned by two random directions.
 
@@ -39,6 +42,8 @@ def loss_landscape(
         n: points along each direction; an odd number puts the network itself in the middle.
         seed: decides the directions.
         loss: what is evaluated.
+        encoding: "frames", or "direct" for still images [B, ...], which need `time_steps`.
+        time_steps: run so many steps; None runs all frames.
 
     Returns:
         Losses, float64 [n, n]; the first axis is the first direction.
@@ -52,8 +57,8 @@ def loss_landscape(
         raise UserError(f"n must be at least 1, got {n}")
     first, second = random_directions(model, 2, seed)
     places = np.linspace(-span, span, n) if n > 1 else np.zeros(1)
-    batches = list(loader)
-    return np.array([[loss_at(model, batches, ((first, a), (second, b)), loss) for b in places] for a in places])
+    at = partial(loss_at, model, list(loader), loss=loss, encoding=encoding, time_steps=time_steps)
+    return np.array([[at(displacement=((first, a), (second, b))) for b in places] for a in places])
 
 
 def loss_rise(
@@ -64,6 +69,8 @@ def loss_rise(
     directions: int = 10,
     seed: int = 0,
     loss: Loss = sdt_loss,
+    encoding: Encoding = "frames",
+    time_steps: int | None = None,
 ) -> float:
     """How much the loss rises, on average, when the weights are displaced in random directions; small is flat.
 
@@ -74,15 +81,16 @@ def loss_rise(
         directions: how many, each taken both ways.
         seed: decides them.
         loss: what is evaluated.
+        encoding: as for `loss_landscape`.
+        time_steps: as for `loss_landscape`.
     """
-    batches = list(loader)
-    here = loss_at(model, batches, (), loss)
+    at = partial(loss_at, model, list(loader), loss=loss, encoding=encoding, time_steps=time_steps)
     there = [
-        loss_at(model, batches, ((direction, sign * radius),), loss)
+        at(displacement=((direction, sign * radius),))
         for direction in random_directions(model, directions, seed)
         for sign in (-1, 1)
     ]
-    return float(np.mean(there)) - here
+    return float(np.mean(there)) - at(displacement=())
 
 
 def random_directions(model: nn.Module, count: int, seed: int) -> list[Direction]:
@@ -94,13 +102,21 @@ def random_directions(model: nn.Module, count: int, seed: int) -> list[Direction
 
 @torch.no_grad()
 def loss_at(
-    model: nn.Module, batches: Iterable[Any], displacement: Sequence[tuple[Direction, float]], loss: Loss = sdt_loss
+    model: nn.Module,
+    batches: Iterable[Any],
+    displacement: Sequence[tuple[Direction, float]],
+    loss: Loss = sdt_loss,
+    *,
+    encoding: Encoding = "frames",
+    time_steps: int | None = None,
 ) -> float:
     """The mean loss over all samples with the weights displaced by so much along each direction."""
     device, total, samples = next(model.parameters()).device, 0.0, 0
     with _displaced(model, displacement):
         for frames, labels in batches:
-            total += loss(model(time_first(frames).to(device)), labels.to(device)).item() * len(labels)
+            total += loss(model(sequence(frames.to(device), encoding, time_steps)), labels.to(device)).item() * len(
+                labels
+            )
             samples += len(labels)
     if samples == 0:
         raise UserError("there is nothing to evaluate on: the loader is empty")

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from core_utils.errors import UserError
 from core_utils.runs import Run
-from core_utils.spiking.layout import time_first
 from core_utils.training import History, Loader, Stateful, cosine, fit
+from snn_tet.encoding import Encoding, sequence
 from snn_tet.evaluation import accuracy_vs_steps
 from snn_tet.losses import TETLoss, sdt_loss
 
@@ -32,13 +32,14 @@ class TrainConfig:
         loss: "tet" or "sdt".
         lam: lambda of TET, in [0, 1].
         phi: where TET's second term pulls the outputs; the neuron's threshold.
-        time_steps: T of the frames.
+        time_steps: T.
+        encoding: "frames" where the data has T frames, "direct" where still images are shown at every step.
         epochs: passes over the training data.
         batch_size: recordings a step.
-        learning_rate: of Adam, falling to 0 along half a cosine.
-        weight_decay: of Adam.
-        train_per_class: training recordings of each class.
-        seed: decides subset, pose, noise, initial weights and order.
+        optimizer: "adam", or "sgd" with momentum 0.9.
+        learning_rate: falls to 0 along half a cosine.
+        weight_decay: of the optimiser.
+        seed: decides data, initial weights and order, for whoever makes these.
         precision: "32-true", "bf16-mixed" or "16-mixed"; the membrane stays float32.
     """
 
@@ -46,16 +47,17 @@ class TrainConfig:
     lam: float = 0.05
     phi: float = 1.0
     time_steps: int = 5
+    encoding: Encoding = "frames"
     epochs: int = 40
     batch_size: int = 50
+    optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 2e-3
     weight_decay: float = 0.0
-    train_per_class: int = 20
     seed: int = 0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
 
     def __post_init__(self) -> None:
-        for name in ("time_steps", "epochs", "batch_size", "train_per_class"):
+        for name in ("time_steps", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.learning_rate > 0:
@@ -149,7 +151,7 @@ def train(
         model: from frames [T, B, ...] to outputs [T, B, K].
         loaders: training data, and what the accuracy of every epoch is measured on. No epoch is selected by it: the
             model is that of the last epoch.
-        config: loss, optimiser and length; `time_steps` and `train_per_class` belong to whoever makes the loaders.
+        config: loss, encoding, optimiser and length.
         run: where state and log are kept.
         stage: name of this training within the run.
         state: further objects to save and restore by name.
@@ -160,20 +162,28 @@ def train(
         The record of every epoch.
 
     Raises:
-        UserError: a device that is not there, frames and labels that do not fit.
+        UserError: a device that is not there, frames of another number than `time_steps`.
         CheckFailed: the loss became NaN or infinite.
 
     Reference: arXiv 2202.11946, algorithm 1.
     """
     criterion = TETLoss(lam=config.lam, phi=config.phi) if config.loss == "tet" else sdt_loss
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    rates: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "adam":
+        optimizer = torch.optim.Adam(model.parameters(), **rates)
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, **rates)
 
     def loss(network: nn.Module, batch: Any, _: int) -> Tensor:
         frames, labels = batch
-        return criterion(network(time_first(frames)), labels)
+        if config.encoding == "frames" and frames.shape[1] != config.time_steps:
+            raise UserError(f"time_steps is {config.time_steps}, the data has {frames.shape[1]} frames")
+        return criterion(network(sequence(frames, config.encoding, config.time_steps)), labels)
 
     def evaluate(network: nn.Module) -> dict[str, float]:
-        accuracy = accuracy_vs_steps(network, loaders.validation or ())["prefix"]
+        validation = loaders.validation or ()
+        accuracy = accuracy_vs_steps(network, validation, config.time_steps, encoding=config.encoding)["prefix"]
         return {"validation_accuracy": accuracy[-1], "validation_accuracy_one_step": accuracy[0]}
 
     return fit(

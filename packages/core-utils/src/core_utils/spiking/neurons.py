@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core_utils.errors import UserError
-from core_utils.spiking.backends import BACKENDS
+from core_utils.spiking.backends import BACKENDS, fastest
 from core_utils.spiking.backends.reference import step
 from core_utils.spiking.dynamics import TRIANGLE, Compare, Neuron, Reset, kept, require_one_of, rest
 from core_utils.spiking.surrogates import Surrogate
@@ -85,7 +85,9 @@ def lif(
         surrogate: ds/du as a function of u - threshold.
         v0: membrane potential before the first step, shape [B, ...]; None is rest, 0.
         return_v: also return the membrane potential after the last step.
-        backend: one of `BACKENDS`, or "auto". All give the same spikes and gradients.
+        backend: one of `BACKENDS`, or "auto": "numba" on a CPU, "triton" on CUDA, "fused" elsewhere and where these
+            cannot be loaded. All give the same spikes and gradients. What numba (half precision) or both (a surrogate
+            of your own) cannot compute, they leave to "fused".
 
     Returns:
         Spikes, 0 or 1, in the shape and dtype of `x_seq`; with `return_v` also the membrane potential, shape [B, ...],
@@ -102,7 +104,8 @@ def lif(
     require_one_of("backend", backend, ("auto", *BACKENDS))
     if x_seq.ndim < 2 or x_seq.shape[0] == 0:
         raise UserError(f"x_seq must be [T, B, ...] with T >= 1, got shape {list(x_seq.shape)}")
-    spikes, v = BACKENDS["fused" if backend == "auto" else backend](x_seq, _start(x_seq[0], v0), neuron)
+    compute = fastest(x_seq.device.type) if backend == "auto" else BACKENDS[backend]
+    spikes, v = compute(x_seq, _start(x_seq[0], v0), neuron)
     return (spikes, v) if return_v else spikes
 
 

@@ -19,6 +19,7 @@ def events_to_frames(
     by: Literal["time", "number"] = "time",
     remainder: Literal["last", "drop"] = "last",
     dtype: npt.DTypeLike = np.float32,
+    signed: bool = False,
 ) -> np.ndarray:
     """Counts events by time step, polarity and pixel.
 
@@ -30,13 +31,14 @@ def events_to_frames(
         by: "time" gives the steps equal durations, half open but for the last; "number" gives them n // T events each.
         remainder: where the last n mod T events go with by="number": to the last step, or nowhere.
         dtype: of the counts.
+        signed: polarities are -1 and 1 instead of 0 and 1.
 
     Returns:
         Counts, shape [T, 2, height, width]. Without "drop" they sum to n. Events that share one time are the last step.
 
     Raises:
-        UserError: a missing field, times that decrease, a pixel outside the sensor, a polarity that is neither 0 nor
-            1, fewer than T events with by="number", no time step, an unknown option, or counts too large for `dtype`.
+        UserError: a missing field, times that decrease, a pixel outside the sensor, a polarity of another value, fewer
+            than T events with by="number", no time step, an unknown option, or counts too large for `dtype`.
 
     Warns:
         UserWarning: there is no event.
@@ -50,7 +52,7 @@ def events_to_frames(
         raise UserError(
             f"by={by!r}, remainder={remainder!r} is unknown", "by is time or number, remainder last or drop"
         )
-    _check(events, width, height)
+    _check(events, width, height, (-1, 1) if signed else (0, 1))
     if len(events) == 0:
         warnings.warn("a recording without events gives empty frames", stacklevel=2)
         return np.zeros((time_steps, 2, height, width), dtype)
@@ -58,14 +60,75 @@ def events_to_frames(
     used = len(events) // time_steps * time_steps if (by, remainder) == ("number", "drop") else len(events)
     step = np.repeat(np.arange(time_steps), np.diff(starts, append=used))
     cell = step * (2 * height * width)
-    for field, stride in (("p", height * width), ("y", width), ("x", 1)):
-        cell += events[field][:used].astype(np.int64) * stride
+    brighter = events["p"] > 0
+    for column, stride in ((brighter, height * width), (events["y"], width), (events["x"], 1)):
+        cell += column[:used].astype(np.int64) * stride
     counts = np.bincount(cell, minlength=time_steps * 2 * height * width)
     if np.issubdtype(dtype, np.integer) and counts.max() > np.iinfo(dtype).max:
         raise UserError(
             f"a pixel counts {counts.max()} events, more than {np.dtype(dtype)} holds", "choose a wider dtype"
         )
     return counts.astype(dtype).reshape(time_steps, 2, height, width)
+
+
+def resize_frames(
+    frames: np.ndarray,
+    size: int | tuple[int, int],
+    method: Literal["nearest", "area", "sum", "bilinear"] = "area",
+) -> np.ndarray:
+    """Frames of another size.
+
+    Args:
+        frames: shape [..., height, width].
+        size: new height and width, pixels; one number for both.
+        method: "nearest" keeps one pixel of those that fall together (of 128 x 128 to 48 x 48 every seventh) and the
+            dtype; "area" takes their mean; "sum" adds them, so that the total stays; "bilinear" weighs them by a
+            triangle as wide as two new pixels, as PyTorch's bilinear interpolation with antialiasing does.
+
+    Returns:
+        Shape [..., new height, new width]; floating but for "nearest": float32, or float64 if the frames are.
+
+    Raises:
+        UserError: fewer than two axes, a size below 1, or an unknown method.
+    """
+    rows, columns = size if isinstance(size, tuple) else (size, size)
+    if frames.ndim < 2 or 0 in frames.shape[-2:] or min(rows, columns) < 1:
+        raise UserError(f"cannot resize frames of shape {list(frames.shape)} to {rows} x {columns}")
+    if method == "nearest":
+        y, x = (np.arange(new) * old // new for new, old in zip((rows, columns), frames.shape[-2:], strict=True))
+        return frames[..., y[:, None], x]
+    if method not in _WEIGHTS:
+        raise UserError(f"method {method!r} is unknown", "method is nearest, area, sum or bilinear")
+    dtype = np.float64 if frames.dtype == np.float64 else np.float32
+    vertical, horizontal = (
+        _WEIGHTS[method](new, old).astype(dtype) for new, old in zip((rows, columns), frames.shape[-2:], strict=True)
+    )
+    narrowed = np.tensordot(frames.astype(dtype, copy=False), horizontal, axes=(-1, 1))
+    resized = np.tensordot(narrowed, vertical, axes=(-2, 1))  # one product for all frames: small ones stall in BLAS
+    return np.ascontiguousarray(resized.swapaxes(-2, -1))
+
+
+def _shares(new: int, old: int) -> np.ndarray:
+    """How much of every old pixel lies in every new one, shape [new, old]; columns sum to 1."""
+    edges = np.arange(new + 1) * (old / new)
+    left, right = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(old)
+    return np.maximum(0, np.minimum(right, pixel + 1) - np.maximum(left, pixel))
+
+
+def _means(new: int, old: int) -> np.ndarray:
+    return _shares(new, old) * (new / old)
+
+
+def _triangles(new: int, old: int) -> np.ndarray:
+    """A triangle around the centre of every new pixel, at least as wide as the pixels on either side."""
+    scale = old / new
+    distance = (np.arange(new)[:, None] + 0.5) * scale - (np.arange(old) + 0.5)
+    weights = np.maximum(0, 1 - np.abs(distance) / max(scale, 1))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+_WEIGHTS = {"sum": _shares, "area": _means, "bilinear": _triangles}
 
 
 def _starts_by_time(times: np.ndarray, time_steps: int) -> np.ndarray:
@@ -81,7 +144,7 @@ def _starts_by_number(count: int, time_steps: int) -> np.ndarray:
     return np.arange(time_steps) * (count // time_steps)
 
 
-def _check(events: np.ndarray, width: int, height: int) -> None:
+def _check(events: np.ndarray, width: int, height: int, polarities: tuple[int, int]) -> None:
     names = events.dtype.names or ()
     if not all(name in names and events.dtype[name].kind in "iub" for name in ("t", "x", "y", "p")):
         raise UserError(f"events must have the integer fields t, x, y and p, got {events.dtype}")
@@ -94,8 +157,11 @@ def _check(events: np.ndarray, width: int, height: int) -> None:
             f"event {index} at x={x[index]}, y={y[index]} lies outside the sensor of width {width} and height {height}",
             "width and height look swapped" if swapped else "sensor_size is (width, height)",
         )
-    if p.dtype != bool and (index := _first((p != 0) & (p != 1))) is not None:
-        raise UserError(f"event {index} has polarity {p[index]}, not 0 or 1", "map a signed polarity by p > 0")
+    darker, brighter = polarities
+    if p.dtype != bool and (index := _first((p != darker) & (p != brighter))) is not None:
+        raise UserError(
+            f"event {index} has polarity {p[index]}, not {darker} or {brighter}", "signed=True reads -1 and 1"
+        )
 
 
 def _first(wrong: np.ndarray) -> int | None:

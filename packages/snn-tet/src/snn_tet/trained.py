@@ -1,0 +1,90 @@
+"""A finished training, read back from its folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import nn
+
+from core_utils.errors import UserError
+from core_utils.settings import from_tree
+from snn_tet.datasets import DataSets
+from snn_tet.job import JobConfig, load_data, make_network
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a run of `snn-tet train` left.
+
+    Attributes:
+        config: what was asked.
+        folder: of the data; None for the embedded ones.
+        data: the data that it was trained and is tested on.
+        model: the network with its weights, on the CPU.
+    """
+
+    config: JobConfig
+    folder: Path | None
+    data: DataSets
+    model: nn.Module
+
+
+def read_trained(run: Path, data: Path | None = None) -> Trained:
+    """The network of a finished run and its data.
+
+    Args:
+        run: the run's folder.
+        data: where the data lie now; by default where they lay then.
+
+    Raises:
+        UserError: the folder is no such run, is not finished, its weights are damaged or of another network, or the
+            data cannot be read.
+    """
+    try:
+        asked = json.loads((run / "config.json").read_bytes())
+        known = isinstance(asked, dict) and asked.keys() == {"config", "data"}
+    except (OSError, ValueError):
+        known = False
+    if not known:
+        raise UserError(f"--run {run} is no folder of `snn-tet train`")
+    if not (run / "result.json").is_file():
+        raise UserError(f"--run {run} is not finished", f"snn-tet train --out {run} --resume")
+    config = from_tree(JobConfig, asked["config"], str(run / "config.json"))
+    folder = data or (Path(asked["data"]) if asked["data"] else None)
+    sets = load_data(config, folder)
+    model = make_network(config, sets)
+    load_weights(model, run / WEIGHTS)
+    return Trained(config, folder, sets, model)
+
+
+def save_weights(model: nn.Module) -> bytes:
+    """The content of a weights file."""
+    return safetensors.torch.save({name: value.cpu().contiguous() for name, value in model.state_dict().items()})
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """Puts the weights of a file into a network.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another network; names the first keys that do not fit.
+    """
+    try:
+        weights: dict[str, Any] = safetensors.torch.load(file.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
+    expected = model.state_dict()
+    wrong = [name for name in sorted({*weights, *expected}) if _shape(weights, name) != _shape(expected, name)]
+    if wrong:
+        raise UserError(f"{file} belongs to another network: {', '.join(wrong[:5])}")
+    model.load_state_dict(weights)
+
+
+def _shape(weights: dict[str, Any], name: str) -> Any:
+    return weights[name].shape if name in weights else None
