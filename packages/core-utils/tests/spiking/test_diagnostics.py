@@ -68,9 +68,20 @@ def test_whole_numbers_count_as_so_many_spikes():
     assert twice == 2 * once > 0
 
 
-@pytest.mark.parametrize("pool", [nn.AvgPool2d(2), nn.AvgPool2d(3), nn.AdaptiveAvgPool2d(3), nn.AdaptiveAvgPool2d(1)])
-def test_an_average_pool_is_folded_into_the_layer_behind_it(pool):
-    x_seq = spikes(2, 3, 4, 6, 6)
+FOLDING = [
+    nn.AvgPool2d(2),
+    nn.AvgPool2d(3),
+    nn.AvgPool2d((2, 4)),
+    nn.AdaptiveAvgPool2d(3),
+    nn.AdaptiveAvgPool2d((1, None)),
+    nn.Sequential(nn.AvgPool2d(2), nn.AvgPool2d(2)),
+]
+
+
+@pytest.mark.parametrize("rate", [0.3, 1.0])
+@pytest.mark.parametrize("pool", FOLDING)
+def test_an_average_pool_is_folded_into_the_layer_behind_it(pool, rate):
+    x_seq = spikes(2, 3, 4, 6, 6, rate=rate)
     layer = nn.Conv2d(4, 5, 3, padding=1)
     operations = synaptic_ops(after_neurons(OverTime(pool), OverTime(layer)), [x_seq])
     nn.init.ones_(layer.weight), nn.init.zeros_(layer.bias)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from snn_tet.datasets import DataSets, cifar, cifar10_dvs, imagenet, prepare
     from snn_tet.encoding import sequence
     from snn_tet.evaluation import accuracy_vs_steps, early_exit
+    from snn_tet.export import export_nir
     from snn_tet.landscape import loss_landscape, loss_rise
     from snn_tet.losses import TETLoss, sdt_loss, step_gradients, tet_loss
     from snn_tet.miniature import posed_miniature
@@ -31,6 +32,7 @@ __all__ = [
     "cifar",
     "cifar10_dvs",
     "early_exit",
+    "export_nir",
     "imagenet",
     "load_reference_checkpoint",
     "loss_landscape",
@@ -65,6 +67,7 @@ _HOMES = {
         "accuracy_vs_steps",
         "early_exit",
     ),
+    "export": ("export_nir",),
     "landscape": (
         "loss_landscape",
         "loss_rise",

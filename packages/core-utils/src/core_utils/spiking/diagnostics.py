@@ -139,17 +139,19 @@ def synaptic_ops(model: nn.Module, batches: Iterable[Tensor]) -> SynapticOperati
         UserError: no sample, or a convolution whose padding is not zeros.
     """
     layers: dict[str, LayerOperations] = {}
-    spiking, pooled, samples = False, {1}, 0
+    pooled: dict[int, tuple[int, Tensor]] = {}  # by address; holding the output keeps the address its own
+    spiking, samples = False, 0
 
-    def count(name: str, layer: Any, x: Tensor, _: Tensor) -> None:
+    def count(name: str, layer: Any, x: Tensor, output: Tensor) -> None:
         nonlocal spiking
+        pixels, _ = pooled.get(_address(x), (1, x))
         if isinstance(layer, LIF):
             spiking = True
         elif isinstance(layer, POOLS):
-            pooled.update(_pooled_pixels(layer, x))
+            pooled[_address(output)] = pixels * _pooled_pixels(layer, x), output
         else:
             dense = len(x) * _reached(layer, torch.ones_like(x[:1]))
-            spikes = _as_spikes(x, pooled) if spiking else None
+            spikes = _whole(x * pixels) if spiking else None
             accumulates, multiplies = (0.0, dense) if spikes is None else (_reached(layer, spikes), 0.0)
             found = LayerOperations(accumulates, multiplies, dense / steps)
             layers[name] = layers.get(name, LayerOperations()) + found
@@ -159,30 +161,32 @@ def synaptic_ops(model: nn.Module, batches: Iterable[Tensor]) -> SynapticOperati
             spiking, steps = False, len(x_seq)
             samples += x_seq.shape[1]
             model(x_seq.contiguous())
+            pooled.clear()
     if samples == 0:
         raise UserError("there is nothing to count operations on: no batch holds a sample")
     return SynapticOperations({name: found / samples for name, found in layers.items()}, samples)
 
 
-def _pooled_pixels(pool: nn.AvgPool2d | nn.AdaptiveAvgPool2d, x: Tensor) -> set[int]:
-    """The pixels of each pooled square; none if squares overlap or differ, so that the pool does not fold."""
+def _address(x: Tensor) -> int:
+    """The same for all views of a tensor."""
+    return x.untyped_storage().data_ptr()
+
+
+def _pooled_pixels(pool: nn.AvgPool2d | nn.AdaptiveAvgPool2d, x: Tensor) -> int:
+    """The pixels of each pooled square; 1 if squares overlap or differ, so that the pool does not fold."""
     height, width = x.shape[-2:]
     if isinstance(pool, nn.AdaptiveAvgPool2d):
         rows, columns = (size or have for have, size in zip((height, width), _pair(pool.output_size), strict=True))
-        return {height // rows * (width // columns)} if height % rows == width % columns == 0 else set()
+        return height // rows * (width // columns) if height % rows == width % columns == 0 else 1
     side = _pair(pool.kernel_size)
     plain = _pair(pool.padding) == (0, 0) and not pool.ceil_mode and pool.divisor_override is None
-    return {math.prod(side)} if plain and side == _pair(pool.stride) else set()
+    return math.prod(side) if plain and side == _pair(pool.stride) else 1
 
 
-def _as_spikes(x: Tensor, pooled: set[int]) -> Tensor | None:
-    """How many spikes each value stands for, if the values are whole numbers or, after a pool of n, multiples of 1/n."""
-    for pixels in sorted(pooled):
-        spikes = x * pixels
-        whole = spikes.round()
-        if torch.allclose(spikes, whole, rtol=0, atol=1e-3):
-            return whole
-    return None
+def _whole(spikes: Tensor) -> Tensor | None:
+    """Spikes as whole numbers, or None if they are none but for rounding."""
+    whole = spikes.round()
+    return whole if torch.allclose(spikes, whole, rtol=0, atol=1e-3) else None
 
 
 def _reached(layer: nn.Conv2d | nn.Linear, spikes: Tensor) -> float:
