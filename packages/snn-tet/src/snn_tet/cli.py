@@ -188,7 +188,8 @@ class Export(OnTrained):
         from snn_tet.export import export_nir
         from snn_tet.trained import read_trained
 
-        export_nir(read_trained(self.run, self.data).model, self.out)
+        trained = read_trained(self.run, self.data)
+        export_nir(trained.model, self.out, shape=(trained.data.channels, trained.data.size, trained.data.size))
         self.show({"file": self.out})
 
 
