@@ -2,13 +2,16 @@
 
 import dataclasses
 import functools
+import json
 
+import numpy as np
 import pytest
 
 import snn_tet.miniature as sampling
 import snn_tet.training
 from core_utils.claims import Trial
-from snn_tet import claims
+from core_utils.errors import UserError
+from snn_tet import claims, job
 from snn_tet.claims import CLAIMS, CpuClock, miniature
 
 
@@ -48,12 +51,42 @@ def test_effects_are_differences_of_the_arms_on_the_same_data(short, tmp_path):
     assert again["tet_training_seconds"] == pytest.approx(figures["tet_training_seconds"], rel=0.5)
 
 
-def test_all_claims_rest_on_one_experiment():
-    assert {claim.measure for claim in CLAIMS} == {miniature}
-    assert len({claim.id for claim in CLAIMS}) == len(CLAIMS) == 7
-    assert {claim.seeds for claim in CLAIMS} == {5}
-    assert [claim.id for claim in CLAIMS if claim.margin == -1.0] == ["trained-steps", "inheritance-accuracy"]
-    assert {claim.margin for claim in CLAIMS} == {0.0, -1.0}
+def test_the_demos_claims_rest_on_one_experiment():
+    demo = [claim for claim in CLAIMS if not claim.full_only]
+    assert {claim.measure for claim in demo} == {miniature}
+    assert {claim.seeds for claim in demo} == {5}
+    assert [claim.id for claim in demo if claim.margin == -1.0] == ["trained-steps", "inheritance-accuracy"]
+    assert {claim.margin for claim in demo} == {0.0, -1.0}
+    assert len({claim.id for claim in CLAIMS}) == len(CLAIMS) == 9
+    assert [claim.id for claim in CLAIMS if claim.full_only] == ["cifar100", "dvs-cifar10"]
+
+
+def test_the_papers_configuration_is_run_with_both_losses(tmp_path, monkeypatch):
+    """CIFAR-100's layout with few images, a small network and one epoch in place of the preset's."""
+    labels, rng = np.arange(100, dtype=np.uint8), np.random.default_rng(0)
+    for name, copies in (("train.bin", 2), ("test.bin", 1)):
+        fine = np.tile(labels, copies)
+        pixels = rng.integers(0, 256, (len(fine), 3072), dtype=np.uint8)
+        (tmp_path / name).write_bytes(np.column_stack([fine // 5, fine, pixels]).tobytes())
+    preset = tmp_path / "quick.toml"
+    lines = (
+        job.preset_file("cifar100").read_text().replace("resnet19", "tiny_vgg").replace("epochs = 300", "epochs = 1")
+    )
+    preset.write_text(lines.replace("workers = 4", "workers = 0"))
+    monkeypatch.setattr(job, "preset_file", lambda name: preset)
+    figures = claims.cifar100(Trial(seed=0, workdir=tmp_path / "work", data=tmp_path, full=True))
+    assert figures["gain"] == pytest.approx(figures["tet_accuracy_6_steps"] - figures["sdt_accuracy_6_steps"])
+    assert sorted(figures) == sorted(
+        ["gain", *(f"{arm}_accuracy_{n}_steps" for arm in ("sdt", "tet") for n in range(1, 7))]
+    )
+    configs = [json.loads((tmp_path / "work" / arm / "config.json").read_text())["config"] for arm in ("sdt", "tet")]
+    assert [config.pop("loss") for config in configs] == ["sdt", "tet"]
+    assert configs[0] == configs[1]
+
+
+def test_a_paper_run_without_its_data_is_bad_input(tmp_path):
+    with pytest.raises(UserError, match="dataset cifar10-dvs needs its folder"):
+        claims.dvs_cifar10(Trial(seed=0, workdir=tmp_path, full=True))
 
 
 def test_the_clock_goes_on_from_what_was_spent():

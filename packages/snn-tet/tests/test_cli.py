@@ -80,6 +80,15 @@ def test_energy_is_counted_layer_by_layer(program):
     assert "no memory traffic" in out
 
 
+def test_a_network_is_exported(program, tmp_path):
+    import nir
+
+    program("train", *QUICK, "--out", "a", "--quiet")
+    assert program("export", "--run", "a", "--out", "model.nir")[0] == 0
+    kinds = {type(node).__name__ for node in nir.read(tmp_path / "model.nir").nodes.values()}
+    assert kinds == {"Input", "Conv2d", "LIF", "AvgPool2d", "Flatten", "Affine", "Output"}
+
+
 def test_a_landscape_is_written_as_picture_and_numbers(program, tmp_path):
     program("train", *QUICK, "--out", "a", "--quiet")
     code, out, _ = program("landscape", "--run", "a", "--points", "3", "--samples", "10", "--out", "l", "--json")
