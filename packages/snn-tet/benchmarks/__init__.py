@@ -94,6 +94,16 @@ LAYOUT = (16, 32, "AP", 64, 64, "AP", 128, 128, "AP", 128, 128, "AP")  # VGGSNN 
 
 def our_step() -> Callable[[], object]:
     """A training step of the narrow VGGSNN, 16 recordings of 10 frames of 24 x 24 pixels."""
+    return training_step(our_network())
+
+
+def spikingjelly_step() -> Callable[[], object]:
+    """The same step of the same network in spikingjelly's multi-step mode."""
+    return training_step(spikingjelly_network())
+
+
+def our_network() -> nn.Module:
+    """The narrow VGGSNN of core_utils' parts."""
     from torch import nn
 
     from core_utils.spiking.dynamics import Neuron
@@ -101,11 +111,11 @@ def our_step() -> Callable[[], object]:
     from core_utils.spiking.surrogates import atan
 
     blocks = vgg_blocks(2, LAYOUT, Neuron(decay=DECAY, compare=">=", surrogate=atan(ALPHA)))
-    return training_step(SpikingNetwork(nn.Sequential(*blocks), nn.Linear(128, 10)))
+    return SpikingNetwork(nn.Sequential(*blocks), nn.Linear(128, 10))
 
 
-def spikingjelly_step() -> Callable[[], object]:
-    """The same step of the same network in spikingjelly's multi-step mode."""
+def spikingjelly_network() -> nn.Module:
+    """The same network of spikingjelly's parts; resets itself before every batch."""
     from spikingjelly.activation_based import functional, layer, neuron, surrogate
     from torch import nn
 
@@ -121,7 +131,7 @@ def spikingjelly_step() -> Callable[[], object]:
     network = nn.Sequential(*modules, layer.Flatten(), layer.Linear(128, 10))
     functional.set_step_mode(network, "m")
     network.register_forward_pre_hook(lambda module, _: functional.reset_net(module))
-    return training_step(network)
+    return network
 
 
 def training_step(network: nn.Module) -> Callable[[], object]:

@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from snn_tet.benchmarks import BENCHMARKS, SHAPE, our_step, ours, snntorch_loop, spikingjelly_eager, spikingjelly_step
+from snn_tet.benchmarks import (
+    BENCHMARKS,
+    SHAPE,
+    our_network,
+    ours,
+    snntorch_loop,
+    spikingjelly_eager,
+    spikingjelly_network,
+    training_step,
+)
 
 from core_utils.bench import Benchmark
 
@@ -25,22 +34,23 @@ def test_spikingjelly_gives_the_same_spikes_and_gradients(our_layer):
     torch.testing.assert_close(gradient, our_layer[1], rtol=1e-4, atol=1e-6)
 
 
-def test_snntorch_gives_the_same_spikes(our_layer):
-    assert torch.equal(snntorch_loop()()[0], our_layer[0])  # its gradients differ: it detaches the reset
+def test_snntorch_gives_the_same_spikes_but_at_the_threshold_itself(our_layer):
+    # It fires above the threshold, ours here from it on; of 21 million steps few are there to the bit.
+    differs = snntorch_loop()()[0] != our_layer[0]
+    assert differs.double().mean() < 1e-6
 
 
 def test_both_training_steps_are_of_the_same_network():
-    networks = [step().__closure__ for step in (our_step, spikingjelly_step)]
-    modules = [
-        next(c.cell_contents for c in cells if isinstance(c.cell_contents, torch.nn.Module)) for cells in networks
-    ]
-    own, peer = (list(module.parameters()) for module in modules)
+    networks = our_network(), spikingjelly_network()
+    own, peer = (list(network.parameters()) for network in networks)
     assert [tuple(value.shape) for value in own] == [tuple(value.shape) for value in peer]
     with torch.no_grad():
         for ours_, theirs in zip(own, peer, strict=True):
             theirs.copy_(ours_)
     frames = torch.rand(4, 3, 2, 24, 24, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(modules[0](frames), modules[1](frames), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(networks[0](frames), networks[1](frames), rtol=1e-4, atol=1e-5)
+    for network in networks:
+        training_step(network)()
 
 
 def test_benchmarks_have_ids_of_their_own():
