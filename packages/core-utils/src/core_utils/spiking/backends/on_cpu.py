@@ -4,6 +4,7 @@ Neurons are taken in blocks, so that their potentials of all time steps stay in 
 multiply-add rounds once where the reference rounds twice, and spikes would differ.
 """
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -40,7 +41,8 @@ def empty_like(x_seq: Tensor) -> Tensor:
 def forward(x_seq: Tensor, v: Tensor, spikes: Tensor, neuron: Neuron) -> None:
     """As `Kernels.forward`."""
     arrays = _rows(x_seq), x_seq.stride(0), _array(v), _array(spikes)
-    _in_threads(_forward, x_seq.shape, *arrays, *_dynamics(neuron, arrays[-1].dtype))
+    dtype = arrays[-1].dtype
+    _in_threads(_forward(dtype), x_seq.shape, *arrays, *_dynamics(neuron, dtype))
 
 
 def backward(x_seq: Tensor, v0: Tensor | None, gs: Tensor, gv: Tensor, grad_x: Tensor, neuron: Neuron) -> None:
@@ -49,7 +51,7 @@ def backward(x_seq: Tensor, v0: Tensor | None, gs: Tensor, gv: Tensor, grad_x: T
     dtype = arrays[-1].dtype
     name, a, b = constants(neuron.surrogate)  # type: ignore[misc]  # `compiled` asked
     surrogate = KINDS[name], dtype.type(a), dtype.type(b)
-    _in_threads(_backward, x_seq.shape, *arrays, *_dynamics(neuron, dtype), neuron.detach_reset, *surrogate)
+    _in_threads(_backward(dtype), x_seq.shape, *arrays, *_dynamics(neuron, dtype), neuron.detach_reset, *surrogate)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -84,10 +86,18 @@ def _in_threads(kernel: Callable[..., None], shape: torch.Size, *arguments: Any)
     return None
 
 
-def _compile(signature: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Compiles a kernel for single and double precision, which R stands for."""
-    signatures = [signature.replace("R", real) for real in ("float32", "float64")]
-    return numba.njit(signatures, cache=True, nogil=True, error_model="numpy")
+def _compile(signature: str) -> Callable[[Callable[..., None]], Callable[[np.dtype], Callable[..., None]]]:
+    """Makes of a kernel a function of the precision, which R stands for; double is compiled when it is asked for."""
+
+    def of_kernel(kernel: Callable[..., None]) -> Callable[[np.dtype], Callable[..., None]]:
+        @functools.cache
+        def of_precision(dtype: np.dtype) -> Callable[..., None]:
+            return numba.njit([signature.replace("R", dtype.name)], cache=True, nogil=True, error_model="numpy")(kernel)
+
+        of_precision(np.dtype(np.float32))  # a compiler that fails is to fail here, where `fused` can take its place
+        return of_precision
+
+    return of_kernel
 
 
 # What follows is compiled; `no_type_check` keeps the tests' shape checks out of it. A loop over a block is a function of
