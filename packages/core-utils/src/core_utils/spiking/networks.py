@@ -19,6 +19,7 @@ from core_utils.spiking.dynamics import Neuron, require_one_of
 from core_utils.spiking.layout import over_time
 from core_utils.spiking.neurons import lif
 from core_utils.spiking.norm import TimeBatchNorm2d
+from core_utils.spiking.pooling import AvgPool2d
 
 Network = TypeVar("Network", bound=nn.Module)
 Layout = Sequence[int | Literal["AP"]]
@@ -176,7 +177,7 @@ class ConvNormLIF(ConvNorm):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride=stride, bias=bias, init_scale=init_scale)
         self.spike = LIF(neuron)
-        self.pool = OverTime(nn.AvgPool2d(pool)) if pool > 1 else nn.Identity()
+        self.pool = OverTime(AvgPool2d(pool)) if pool > 1 else nn.Identity()
 
     def forward(self, x_seq: Float[Tensor, "T B C H W"]) -> Float[Tensor, "T B C2 H2 W2"]:
         """Spikes, 0 or 1; pooled they are multiples of 1 / pool^2."""
