@@ -15,21 +15,22 @@ class AvgPool2d(nn.AvgPool2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- the name of the class above
         """As `nn.AvgPool2d`."""
-        halves = (self.kernel_size, self.stride, self.padding, self.divisor_override) == (2, 2, 0, None)
-        if halves and input.is_cpu and input.shape[-2] % 2 == input.shape[-1] % 2 == 0:
+        squares = (self.kernel_size, self.stride, self.padding, self.divisor_override) == (2, 2, 0, None)
+        even = input.shape[-2] % 2 == input.shape[-1] % 2 == 0
+        if squares and even and input.is_cpu and input.dtype in (torch.float32, torch.float64):
             return _Halved.apply(input)
         return super().forward(input)
 
 
 class _Halved(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(_: Any, x: Tensor) -> Tensor:
         rows = x[..., 0::2, :] + x[..., 1::2, :]
         return (rows[..., 0::2] + rows[..., 1::2]).mul_(0.25)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(_: Any, grad: Tensor) -> Tensor:
         *outer, height, width = grad.shape
         quarter = (grad * 0.25)[..., :, None, :, None]
         return quarter.expand(*outer, height, 2, width, 2).reshape(*outer, 2 * height, 2 * width)
