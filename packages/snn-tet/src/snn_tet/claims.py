@@ -70,7 +70,7 @@ def _paper_arms(preset: Preset, trial: Trial) -> dict[str, float]:
     from snn_tet import accuracy_vs_steps
     from snn_tet.job import JobConfig, evaluation_loader, fit_job, load_data, preset_file
 
-    figures = {}
+    figures: dict[str, float] = {}
     for loss in ("sdt", "tet"):
         typed = {"loss": loss, "seed": trial.seed}
         config = settings(JobConfig, file=preset_file(preset), typed=typed).complete
