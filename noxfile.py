@@ -148,7 +148,9 @@ def run_tests(session: nox.Session, package: str, *flags: str, bare: bool = Fals
     """
     checked = dict.fromkeys(["core_utils", package.replace("-", "_"), "beartype.beartype"])
     tests = ROOT / "packages" / package / "tests"
-    run_pytest(session, tests, f"--jaxtyping-packages={','.join(checked)}", *flags, bare=bare)
+    # Hypothesis' profile for CI draws the same examples everywhere and sets no deadline, which a busy machine would miss.
+    settings = (f"--jaxtyping-packages={','.join(checked)}", "--hypothesis-profile=ci")
+    run_pytest(session, tests, *settings, *flags, bare=bare)
 
 
 def run_pytest(session: nox.Session, tests: Path, *flags: str, bare: bool = False) -> None:

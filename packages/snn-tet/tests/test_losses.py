@@ -2,6 +2,7 @@
 
 import math
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -232,3 +233,23 @@ def test_a_step_that_is_wrong_still_pulls_when_the_mean_is_right():
 def test_a_vanishing_gradient_has_no_direction():
     cosine = step_gradients(torch.ones(2, 1, 3), torch.tensor([0]), lambda o, y: ((o[0] - 2) ** 2).sum())["cosine"]
     torch.testing.assert_close(cosine, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+
+
+@given(batches(), st.sampled_from([list, tuple]), st.integers(0, 1))
+def test_a_list_of_each_steps_outputs_is_taken_whatever_the_layout(batch, kind, time_dim):
+    outputs, labels = batch
+    steps = kind(outputs.unbind(0))
+    torch.testing.assert_close(tet_loss(steps, labels, time_dim=time_dim), tet_loss(outputs, labels))
+    torch.testing.assert_close(sdt_loss(steps, labels, time_dim=time_dim), sdt_loss(outputs, labels))
+
+
+@pytest.mark.parametrize(
+    "outputs", [[], [torch.zeros(2, 3), torch.zeros(2, 4)], [torch.zeros(2)], (torch.zeros(5, 2, 3), torch.zeros(2, 3))]
+)
+def test_any_other_list_is_refused_with_its_shapes(outputs):
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        with pytest.raises(UserError, match=r"must hold a tensor \[B, K\] for every step"):
+            tet_loss(outputs, LABELS)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

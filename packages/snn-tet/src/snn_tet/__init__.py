@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from snn_tet.losses import TETLoss, sdt_loss, step_gradients, tet_loss
     from snn_tet.miniature import posed_miniature
     from snn_tet.networks import resnet19, sew_resnet34, spiking_resnet34, tiny_vgg, vggsnn, vggsnn_woap
+    from snn_tet.robustness import accuracy_under
     from snn_tet.training import Loaders, Stage, TrainConfig, time_inheritance, train
 
 if core_utils.CONTRACT != 1:
@@ -28,6 +29,7 @@ __all__ = [
     "Stage",
     "TETLoss",
     "TrainConfig",
+    "accuracy_under",
     "accuracy_vs_steps",
     "cifar",
     "cifar10_dvs",
@@ -87,6 +89,7 @@ _HOMES = {
         "vggsnn",
         "vggsnn_woap",
     ),
+    "robustness": ("accuracy_under",),
     "training": (
         "Loaders",
         "Stage",

@@ -147,7 +147,9 @@ class Landscape(OnTrained):
         )
         rows = "\n".join(",".join(f"{value:.9g}" for value in row) for row in grid.tolist())
         write_atomically(self.out / "landscape.csv", rows + "\n")
-        write_atomically(self.out / "landscape.svg", landscape_figure(grid, self.span, str(self.run)))
+        write_atomically(
+            self.out / "landscape.svg", landscape_figure(grid, self.span, f"Training loss around {self.run}")
+        )
         self.show({"lowest": grid.min(), "highest": grid.max(), "picture": self.out / "landscape.svg"})
 
 

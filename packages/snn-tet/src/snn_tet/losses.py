@@ -15,6 +15,7 @@ arXiv 2202.11946.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -23,6 +24,8 @@ from torch.nn import functional
 
 from core_utils.errors import UserError
 
+Outputs = Float[Tensor, "*shape"] | Sequence[Float[Tensor, "B K"]]
+"""A tensor with a dimension of time, or one [B, K] for every step, as a loop over time collects them."""
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """The mean loss of one step's outputs [B, K] against the targets."""
 
@@ -75,11 +78,12 @@ class TETLoss(nn.Module):
         self.label_smoothing = label_smoothing
         self.components: dict[str, Tensor] = {}
 
-    def forward(self, outputs: Float[Tensor, "*shape"], target: Shaped[Tensor, "*labels"]) -> Float[Tensor, ""]:
+    def forward(self, outputs: Outputs, target: Shaped[Tensor, "*labels"]) -> Float[Tensor, ""]:
         """The loss of a batch.
 
         Args:
-            outputs: shape [T, B, K] (or [B, T, K] with `time_dim` 1), floating; half precision is taken to float32.
+            outputs: shape [T, B, K] (or [B, T, K] with `time_dim` 1), or a list of T tensors [B, K] whatever
+                `time_dim`; floating, half precision is taken to float32.
             target: class indices, int64 [B], or class probabilities, floating [B, K].
 
         Returns:
@@ -115,7 +119,7 @@ class TETLoss(nn.Module):
 
 
 def tet_loss(
-    outputs: Float[Tensor, "*shape"],
+    outputs: Outputs,
     target: Shaped[Tensor, "*labels"],
     *,
     lam: float = 0.05,
@@ -129,13 +133,11 @@ def tet_loss(
     return TETLoss(lam=lam, phi=phi, time_dim=time_dim)(outputs, target)
 
 
-def sdt_loss(
-    outputs: Float[Tensor, "*shape"], target: Shaped[Tensor, "*labels"], *, time_dim: int = 0
-) -> Float[Tensor, ""]:
+def sdt_loss(outputs: Outputs, target: Shaped[Tensor, "*labels"], *, time_dim: int = 0) -> Float[Tensor, ""]:
     """Standard direct training: the cross-entropy of the outputs' mean over time.
 
     Args:
-        outputs: shape [T, B, K] (or [B, T, K] with `time_dim` 1), floating.
+        outputs: shape [T, B, K] (or [B, T, K] with `time_dim` 1), or a list of T tensors [B, K]; floating.
         target: class indices, int64 [B], or class probabilities, floating [B, K].
         time_dim: dimension of the time steps.
 
@@ -173,10 +175,12 @@ def step_gradients(
     return {"norm": flat.norm(dim=1), "cosine": unit @ unit.T}
 
 
-def _checked(outputs: Tensor, target: Tensor, time_dim: int) -> tuple[Tensor, Tensor]:
+def _checked(outputs: Any, target: Tensor, time_dim: int) -> tuple[Tensor, Tensor]:
     """Outputs as [T, B, K] in at least float32, and targets that fit them."""
     if time_dim not in (0, 1):
         raise LossError(f"time_dim must be 0 or 1, got {time_dim}")
+    if not isinstance(outputs, Tensor):
+        outputs, time_dim = _stacked(outputs), 0
     layout = "[T, B, K]" if time_dim == 0 else "[B, T, K]"
     if outputs.ndim != 3 or 0 in outputs.shape:
         raise LossError(f"outputs must be {layout} and not empty, got shape {list(outputs.shape)}")
@@ -196,6 +200,18 @@ def _checked(outputs: Tensor, target: Tensor, time_dim: int) -> tuple[Tensor, Te
     else:
         target = target.long()
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32)), target
+
+
+def _stacked(outputs: Any) -> Tensor:
+    """One tensor of a list of each step's outputs."""
+    steps = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+    shapes = [list(step.shape) if isinstance(step, Tensor) else type(step).__name__ for step in steps]
+    if not steps or any(not isinstance(shape, list) or len(shape) != 2 or shape != shapes[0] for shape in shapes):
+        raise LossError(
+            f"a list of outputs must hold a tensor [B, K] for every step, all of one shape, got {shapes}",
+            "a network that also returns its states must be unpacked first",
+        )
+    return torch.stack(steps)
 
 
 def _weights(weights: str | Sequence[float] | None, steps: int) -> Tensor:
