@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 from typing import Any
@@ -72,4 +73,12 @@ def make_fabric(device: str, precision: Any) -> Fabric:
         devices = [where.index or 0] if where.type == "cuda" else 1
         fabric = Fabric(accelerator=where.type, devices=devices, precision=precision)
     fabric.launch()
+    if world > 1:
+        atexit.register(_leave_group)
     return fabric
+
+
+def _leave_group() -> None:
+    """Ends the group's threads; a process that exits over Gloo's running ones aborts now and then."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
