@@ -92,16 +92,16 @@ class TETLoss(nn.Module):
         Raises:
             LossError: other shapes, an index outside 0..K-1, time and batch swapped, weights of another length.
         """
-        outputs, target = _checked(outputs, target, self.time_dim)
+        o_seq, target = _checked(outputs, target, self.time_dim)
         self.components = {}
-        loss = outputs.new_zeros(())
+        loss = o_seq.new_zeros(())
         if self.lam < 1:
-            weights = _weights(self.step_weights, len(outputs)).to(outputs)
-            ce = torch.dot(weights, self._per_step(outputs, target))
+            weights = _weights(self.step_weights, len(o_seq)).to(o_seq)
+            ce = torch.dot(weights, self._per_step(o_seq, target))
             self.components["ce"] = ce.detach()
             loss = loss + (1 - self.lam) * ce
         if self.lam > 0:
-            mse = (outputs - self.phi).square().mean()
+            mse = (o_seq - self.phi).square().mean()
             self.components["mse"] = mse.detach()
             loss = loss + self.lam * mse
         return loss
@@ -149,8 +149,8 @@ def sdt_loss(outputs: Outputs, target: Shaped[Tensor, "*labels"], *, time_dim: i
 
     Reference: arXiv 2202.11946, eq. (5).
     """
-    outputs, target = _checked(outputs, target, time_dim)
-    return functional.cross_entropy(outputs.mean(0), target)
+    o_seq, target = _checked(outputs, target, time_dim)
+    return functional.cross_entropy(o_seq.mean(0), target)
 
 
 def step_gradients(
