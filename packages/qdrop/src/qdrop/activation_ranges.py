@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from qdrop.errors import CalibrationError
-from qdrop.ranges import search_range
-from qdrop.ranks import max_over_ranks, sum_over_ranks
 
 if TYPE_CHECKING:
     from qdrop.student import ActivationQuantizer
@@ -66,14 +64,6 @@ def _set_range(name: str, quantizer: ActivationQuantizer) -> None:
     if not chunks:
         raise CalibrationError(f"no calibration sample reached {name}")
     try:
-        found = search_range(
-            chunks,
-            quantizer.bits,
-            quantizer.symmetric,
-            None,
-            reduce_max=max_over_ranks,
-            reduce_sum=sum_over_ranks,
-        )
+        quantizer.find_range(chunks)
     except CalibrationError as error:
         raise CalibrationError(f"{name}: {error}") from None
-    quantizer.set_range(*found)

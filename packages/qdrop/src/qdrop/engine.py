@@ -39,6 +39,7 @@ class Engine:
         forward: runs a model on a batch.
         example: inputs of one small batch.
         folder: where finished units are kept.
+        student: what is quantised, if it is not to be a copy of the teacher.
     """
 
     def __init__(
@@ -50,10 +51,11 @@ class Engine:
         forward: Forward,
         example: Any,
         folder: Run | None,
+        student: Any = None,
     ) -> None:
         self.teacher, self.plan, self.config, self.forward, self.folder = teacher, plan, config, forward, folder
         self.samples = Ranks.gather(data.samples)
-        self.student = QuantizedModel(deepcopy(teacher), plan, config)
+        self.student = student or QuantizedModel(deepcopy(teacher), plan, config)
         self.student.example = example
         self.data, whole = _as_one_tensor(data)
         device = next((value.device for value in teacher.parameters()), torch.device("cpu"))
@@ -204,7 +206,10 @@ class Engine:
         """Gives every layer its range and the nearest codes."""
         for path, weight in self.student.weights.items():
             value = self.teacher.get_submodule(path).weight.detach().float()
-            scale, zero_point = search_range(value, weight.bits, weight.symmetric, weight.axis)
+            by_channel = getattr(weight, "per_channel", True)
+            found = search_range(value, weight.bits, weight.symmetric, weight.axis if by_channel else None)
+            channels = weight.scale.shape
+            scale, zero_point = (each.expand(channels).contiguous() for each in found)
             weight.scale, weight.zero_point = scale, zero_point
             rounded = fake_quantize(value, scale, zero_point, weight.qmin, weight.qmax, axis=weight.axis)
             wide = [-1 if axis == weight.axis else 1 for axis in range(value.dim())]

@@ -16,6 +16,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from qdrop.fake_quant import fake_quantize, qdrop_fake_quantize
+from qdrop.ranges import search_range
+from qdrop.ranks import max_over_ranks, sum_over_ranks
 from qdrop.sites import PROBABILITIES, Site, function_name
 from qdrop.softmax_attention import scaled_dot_product_attention
 
@@ -69,6 +71,15 @@ class ActivationQuantizer(nn.Module):
         return qdrop_fake_quantize(
             x, self.scale, self.zero_point, self.qmin, self.qmax, 1.0, mask=mask, **self._gain(x)
         )
+
+    def find_range(self, chunks: list[Tensor]) -> None:
+        """Takes the range that suits all these tensors, and those of the other ranks, best.
+
+        Raises:
+            CalibrationError: a value is not finite.
+        """
+        ranks = {"reduce_max": max_over_ranks, "reduce_sum": sum_over_ranks}
+        self.set_range(*search_range(chunks, self.bits, self.symmetric, None, **ranks))
 
     def set_range(self, scale: Float[Tensor, ""], zero_point: Int32[Tensor, ""]) -> None:
         """Takes a step size and a zero point."""
