@@ -167,7 +167,7 @@ class _Ported:
         self.example: Any = None
         self.counts: Counter[str] = Counter()
         self.activations = {t.site.name: model.get_submodule(t.site.path) for t in plan.tensors}
-        self.ports = {path: port for path, port in _weight_ports(model)}
+        self.ports = dict(_weight_ports(model))
         self.weights = {}
         for weight in plan.weights:
             port = self.ports[weight.path]
