@@ -1,0 +1,201 @@
+"""Rounding to a uniform grid, and what of it is differentiable: the identity (STE), the step size (LSQ), and QDrop's mix.
+
+With step size s, zero point z and codes from n to m, q = clamp(round(x / s) + z, n, m) and x_q = (q - z) s. Ties round to
+the even code. The division is by s: times 1/s would differ at ties.
+
+On a CPU, float32 tensors that are contiguous go through kernels of one pass each (`qdrop.kernels`); all others through
+torch's operations, with the same values.
+
+References: Esser et al., LSQ, arXiv:1902.08153, section 2.1; Wei et al., QDrop, arXiv:2203.05740, eq. (8).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+FULL = 256
+"""A byte's values, hence the steps in which the probability of a mask is adjustable."""
+
+
+def fake_quantize(
+    x: Float[Tensor, "*shape"],
+    scale: Float[Tensor, "*channels"],
+    zero_point: Int[Tensor, "*channels"] | int,
+    qmin: int,
+    qmax: int,
+    axis: int | None = None,
+) -> Float[Tensor, "*shape"]:
+    """Rounds to the nearest value of the grid, without a gradient.
+
+    Args:
+        x: any tensor.
+        scale: step size s, positive; one, or one per index of `axis`.
+        zero_point: code z of the value 0, likewise.
+        qmin: least code n.
+        qmax: greatest code m.
+        axis: the axis of the channels; None for one grid for all.
+    """
+    with torch.no_grad():
+        if axis is None and _kernels_take(x):
+            return _kernels().quantize(x, scale.item(), int(zero_point), qmin, qmax, None)
+        if axis is not None:
+            along = [-1 if at == axis % x.dim() else 1 for at in range(x.dim())]
+            scale = scale.reshape(along)
+            zero_point = zero_point.reshape(along) if isinstance(zero_point, Tensor) else zero_point
+        return _quantize(x, scale, zero_point, qmin, qmax)
+
+
+def lsq_fake_quantize(
+    x: Float[Tensor, "*shape"],
+    scale: Float[Tensor, ""],
+    zero_point: Int[Tensor, ""] | int,
+    qmin: int,
+    qmax: int,
+    grad_scale: float,
+) -> Float[Tensor, "*shape"]:
+    """Rounds to the grid; the gradient reaches x where its code is in [n, m], and the step size everywhere.
+
+    Per element, d x_q / ds = round(x/s) - x/s in the range, n - z below and m - z above it.
+
+    Args:
+        x: any tensor.
+        scale: step size s, positive.
+        zero_point: code z of the value 0.
+        qmin: least code n.
+        qmax: greatest code m.
+        grad_scale: g, by which the gradient of s is multiplied; LSQ's is 1 / sqrt(numel m).
+
+    Reference: LSQ, eq. (3).
+    """
+    return _FakeQuantize.apply(x, scale, int(zero_point), qmin, qmax, grad_scale, None)  # type: ignore[no-any-return]
+
+
+def qdrop_fake_quantize(
+    x: Float[Tensor, "*shape"],
+    scale: Float[Tensor, ""],
+    zero_point: Int[Tensor, ""] | int,
+    qmin: int,
+    qmax: int,
+    keep: float,
+    generator: torch.Generator | None = None,
+    *,
+    grad_scale: float | None = None,
+    mask: Bool[Tensor, "*shape"] | None = None,
+) -> Float[Tensor, "*shape"]:
+    """Rounds each element to the grid with probability `keep` and leaves the others as they are.
+
+    The gradient of x is 1 where it was left; that of the step size comes from the rounded elements alone.
+
+    Args:
+        x: any tensor.
+        scale: step size s, positive.
+        zero_point: code z of the value 0.
+        qmin: least code n.
+        qmax: greatest code m.
+        keep: probability that an element is rounded, in steps of 1/256 (`random_mask`); 1 is `lsq_fake_quantize`.
+        generator: source of the mask; None for torch's own.
+        grad_scale: g, by which the gradient of s is multiplied; None: 1 / sqrt(numel m).
+        mask: which elements are rounded, instead of a random draw.
+    """
+    if mask is None and keep != 1:
+        mask = random_mask(x.shape, keep, generator, x.device)
+    if grad_scale is None:
+        grad_scale = (max(x.numel(), 1) * qmax) ** -0.5
+    return _FakeQuantize.apply(x, scale, int(zero_point), qmin, qmax, grad_scale, mask)  # type: ignore[no-any-return]
+
+
+def random_mask(
+    shape: Sequence[int], keep: float, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+) -> Bool[Tensor, "..."]:
+    """Draws True with probability round(256 keep) / 256, independently per element; a fifth of the time of `rand`.
+
+    Eight elements share a random word, a byte each.
+    """
+    numel = torch.Size(shape).numel()
+    words = torch.empty((numel + 7) // 8, dtype=torch.int64, device=device)
+    words.random_(-(2**63), None, generator=generator)  # by default the sign bit, an eighth byte's highest, stays 0
+    threshold = round(FULL * keep)
+    draws = words.view(torch.uint8)[:numel].view(shape)
+    return draws < threshold if threshold < FULL else torch.ones_like(draws, dtype=torch.bool)
+
+
+def mix(
+    quantized: Float[Tensor, "*shape"], full: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    """Takes the quantised value where the mask is True, else the full-precision one."""
+    return torch.where(mask, quantized, full)
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """All differentiable variants; a mask of None rounds everything. Keeps x, and computes the codes again in `backward`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: int,
+        qmin: int,
+        qmax: int,
+        grad_scale: float,
+        mask: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(x, scale, mask)
+        ctx.grid, ctx.grad_scale = (zero_point, qmin, qmax), grad_scale
+        if _kernels_take(x) and (mask is None or mask.is_contiguous()):
+            return _kernels().quantize(x, scale.item(), *ctx.grid, mask)
+        x_q = _quantize(x, scale, *ctx.grid)
+        return x_q if mask is None else torch.where(mask, x_q, x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (upstream,) = gradients
+        x, scale, mask = ctx.saved_tensors
+        if _kernels_take(x) and (mask is None or mask.is_contiguous()) and upstream.dtype is torch.float32:
+            differentiate, upstream = _kernels().differentiate, upstream.contiguous()
+            grad_x, grad_scale = differentiate(x, upstream, scale.item(), *ctx.grid, mask, *ctx.needs_input_grad[:2])
+            if grad_scale is not None:
+                grad_scale = scale.new_tensor(grad_scale * ctx.grad_scale)
+        else:
+            grad_x, grad_scale = _differentiate(x, upstream, scale, *ctx.grid, mask)
+            grad_scale = (grad_scale * ctx.grad_scale).to(scale.dtype)
+        return grad_x, grad_scale, None, None, None, None, None
+
+
+def _quantize(x: Tensor, scale: Tensor, zero_point: int | Tensor, qmin: int, qmax: int) -> Tensor:
+    """The grid's nearest values by torch's operations; half precision is computed in single."""
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+    code = (exact / scale).round_().add_(zero_point).clamp_(qmin, qmax)
+    return code.sub_(zero_point).mul_(scale).to(x.dtype)
+
+
+def _differentiate(
+    x: Tensor, upstream: Tensor, scale: Tensor, zero_point: int, qmin: int, qmax: int, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and s by torch's operations; the range includes its ends, whatever this torch says of `clamp`."""
+    steps = x.to(torch.promote_types(x.dtype, torch.float32)) / scale
+    code = steps.round().add_(zero_point)
+    inside = (code >= qmin) & (code <= qmax)
+    of_scale = code.clamp_(qmin, qmax).sub_(zero_point) - torch.where(inside, steps, 0)
+    if mask is not None:
+        of_scale, inside = torch.where(mask, of_scale, 0), inside | ~mask
+    return torch.where(inside, upstream, 0), (of_scale * upstream).sum(dtype=torch.float64)
+
+
+def _kernels_take(x: Tensor) -> bool:
+    return x.is_cpu and x.dtype is torch.float32 and x.is_contiguous()
+
+
+@functools.cache
+def _kernels() -> ModuleType:
+    """Loads numba when the first tensor asks for it."""
+    from qdrop import kernels
+
+    return kernels
