@@ -70,6 +70,7 @@ class Samples:
         self.sizes, self.store = sizes, store
         self.kinds: list[tuple[str | int, int]] = []  # per leaf: its axis of samples, or what else it is; its group
         self.leaves: list[Any] = []
+        self.tensors: list[bool] = []
         self.structure: Any = None
         self.batches: list[Any] = []
         self.filled = 0
@@ -112,12 +113,13 @@ class Samples:
         leaves, structure = pytree.tree_flatten(value)
         if number == 0:
             self.structure = structure
+            self.tensors = [isinstance(leaf, Tensor) for leaf in leaves]
             self.kinds = [_kind(leaf, size) for leaf in leaves]
             self.leaves = [
                 share if share is not None and kind[0] == 0 else self._room(leaf, kind)
                 for leaf, kind in zip(leaves, self.kinds, strict=True)
             ]
-        elif structure != self.structure:
+        elif structure != self.structure or [isinstance(leaf, Tensor) for leaf in leaves] != self.tensors:
             raise CalibrationError(f"calibration batch {number} makes the model pass values of another structure")
         if not self.ragged and not self._fits(leaves, size):
             self._go_ragged(number)
