@@ -152,7 +152,7 @@ class _Soft(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         of_soft, of_regulariser = gradients
-        sigmoid, base, scale, zero_point = ctx.saved_tensors
+        sigmoid, base, scale, _ = ctx.saved_tensors
         qmin, qmax, beta = ctx.settings
         of_regulariser = None if beta is None else of_regulariser
         if _kernels_take(sigmoid, scale):

@@ -113,7 +113,7 @@ def qdrop_fake_quantize(
 
 def random_mask(
     shape: Sequence[int], keep: float, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
-) -> Bool[Tensor, "..."]:
+) -> Bool[Tensor, ...]:
     """Draws True with probability round(256 keep) / 256, independently per element; a fifth of the time of `rand`.
 
     Eight elements share a random word, a byte each.
@@ -159,8 +159,10 @@ class _FakeQuantize(torch.autograd.Function):
         (upstream,) = gradients
         x, scale, mask = ctx.saved_tensors
         if _kernels_take(x) and (mask is None or mask.is_contiguous()) and upstream.dtype is torch.float32:
-            differentiate, upstream = _kernels().differentiate, upstream.contiguous()
-            grad_x, grad_scale = differentiate(x, upstream, scale.item(), *ctx.grid, mask, *ctx.needs_input_grad[:2])
+            kernels, upstream = _kernels(), upstream.contiguous()
+            grad_x, grad_scale = kernels.differentiate(
+                x, upstream, scale.item(), *ctx.grid, mask, *ctx.needs_input_grad[:2]
+            )
             if grad_scale is not None:
                 grad_scale = scale.new_tensor(grad_scale * ctx.grad_scale)
         else:
