@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -55,6 +56,9 @@ class Engine:
     ) -> None:
         self.teacher, self.plan, self.config, self.forward, self.folder = teacher, plan, config, forward, folder
         self.samples = Ranks.gather(data.samples)
+        if config.batch_size > self.samples.samples:
+            text = f"batch_size {config.batch_size} is more than the {self.samples.samples} samples; all are taken"
+            warnings.warn(text, stacklevel=3)
         self.student = student or QuantizedModel(deepcopy(teacher), plan, config)
         self.student.example = example
         self.data, whole = _as_one_tensor(data)
