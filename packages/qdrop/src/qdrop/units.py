@@ -1,0 +1,283 @@
+"""Which modules are reconstructed together: named by the user, known by their class, repeated, or single layers."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import nn
+
+from qdrop.errors import PlanError
+from qdrop.layers import Layer
+from qdrop.passes import Function, ModuleCall, Trace
+from qdrop.sites import Site
+
+MAX_UNIT_PARAMS = 128 * 2**20
+"""A unit's weights each need a rounding variable, its gradient and Adam's two moments: 16 bytes, 2 GiB at this size."""
+
+_KNOWN = re.compile(
+    r".*(Block|Bottleneck|InvertedResidual|DepthwiseSeparableConv|EdgeResidual|MBConv|Layer)(V?\d+[dD]?)?"
+)
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_JOINS = frozenset(
+    ["add", "add_", "__iadd__", "sub", "rsub", "mul", "mul_", "cat", "concat", "concatenate", "stack", "matmul", "bmm"]
+)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Module calls, and functions after them, that are reconstructed together."""
+
+    name: str
+    kind: Literal["block", "layer"]
+    steps: tuple[ModuleCall, ...]
+    tail: tuple[Function, ...] = ()
+
+    def holds(self, function: int | None) -> bool:
+        """Whether the function of that index belongs to the unit."""
+        return any(step.holds(function) for step in self.steps) or any(step.index == function for step in self.tail)
+
+    def output(self, traced: Trace) -> int:
+        """The unit's main output."""
+        return self.tail[-1].made[0] if self.tail else _main(traced, self.steps[-1].outputs)[0]
+
+
+def find_units(
+    model: nn.Module,
+    traced: Trace,
+    layers: Sequence[Layer],
+    fixed: Sequence[Layer],
+    sites: Mapping[int, Site],
+    names: Sequence[str] | None = None,
+    *,
+    blocks: bool = True,
+) -> tuple[Unit, ...]:
+    """The units in order of execution.
+
+    Args:
+        model: the prepared model.
+        traced: its pass.
+        layers: those that are to be reconstructed; each ends up in one unit.
+        fixed: those that are not.
+        sites: where values are quantised.
+        names: modules that the user wants as units; the rules below decide about the rest of the model.
+        blocks: whether modules of several layers are units; else each layer is one.
+
+    Raises:
+        PlanError: a name is not a module, was not called once, holds no such layer, or lies within another.
+    """
+    chosen = [_named(model, traced, layers, name) for name in names or ()]
+    _check_apart(chosen)
+    if blocks:
+        candidates = tuple(_candidates(model, traced, layers))
+        known = tuple(call for call in candidates if _KNOWN.fullmatch(_kind(model, call)))
+        alike = tuple(call for call in candidates if _is_repeated(model, traced, call, candidates))
+        for call in (*_blocks(model, known, layers), *_blocks(model, alike, layers)):
+            if not any(_overlap(call, other) for other in chosen):
+                chosen.append(call)
+    own = {layer.path for layer in layers}
+    units = [Unit(call.path, "layer" if call.path in own else "block", (call,)) for call in chosen]
+    inside = {layer.path for layer in layers for unit in units if unit.holds(layer.functions[0])}
+    units += [Unit(layer.path, "layer", layer.calls) for layer in layers if layer.path not in inside]
+    units.sort(key=lambda unit: unit.steps[0].first)
+    for index, unit in enumerate(units):
+        others = [other for other in units if other is not unit]
+        units[index] = _extended(traced, unit, others, (*layers, *fixed), sites)
+    return tuple(units)
+
+
+def _named(model: nn.Module, traced: Trace, layers: Sequence[Layer], name: str) -> ModuleCall:
+    """The call of a unit that the user asked for."""
+    paths = dict(model.named_modules())
+    if name not in paths or not name:
+        nearest = difflib.get_close_matches(name, list(paths), 1, 0.0)
+        raise PlanError(f"there is no module {name!r}", hint=f"did you mean {nearest[0]!r}?" if nearest else None)
+    calls = traced.calls_of.get(name, ())
+    if not calls:
+        raise PlanError(f"unit {name}: the module is not called on the example inputs")
+    if len(calls) > 1:
+        raise PlanError(f"unit {name}: the module is called {len(calls)} times in a pass, a unit is called once")
+    if not _within(calls[0], layers):
+        raise PlanError(f"unit {name}: no layer in it is to be quantised")
+    size = _size(calls[0], layers)
+    if size > MAX_UNIT_PARAMS:
+        raise PlanError(f"unit {name}: {size} weights are more than a unit may have ({MAX_UNIT_PARAMS})")
+    if not _main(traced, calls[0].outputs):
+        raise PlanError(f"unit {name}: the module returns no tensor in floating point")
+    return calls[0]
+
+
+def _check_apart(calls: Sequence[ModuleCall]) -> None:
+    for index, call in enumerate(calls):
+        for other in calls[:index]:
+            if call.path == other.path:
+                raise PlanError(f"unit {call.path} is named twice")
+            if _overlap(call, other):
+                inner, outer = (call, other) if other.first <= call.first and call.last <= other.last else (other, call)
+                raise PlanError(f"unit {inner.path} lies within unit {outer.path}")
+
+
+def _candidates(model: nn.Module, traced: Trace, layers: Sequence[Layer]) -> Iterator[ModuleCall]:
+    """Calls of modules that could be a block: called once, several layers or a join, one main tensor out."""
+    for path, calls in traced.calls_of.items():
+        call = calls[0]
+        if not path or len(calls) > 1 or isinstance(model.get_submodule(path), _CONTAINERS):
+            continue
+        within = _within(call, layers)
+        if not within or (len(within) == 1 and (within[0].path == path or not _joins(traced, call))):
+            continue
+        if len(_main(traced, call.outputs)) == 1 and _size(call, layers) <= MAX_UNIT_PARAMS:
+            yield call
+
+
+def _is_repeated(model: nn.Module, traced: Trace, call: ModuleCall, candidates: Sequence[ModuleCall]) -> bool:
+    """Whether a module of unknown class is one of several, and has one input that depends on layers before it."""
+    inputs = _main(traced, call.inputs)
+    if sum(traced.learnt[value] for value in inputs) > 1 or not inputs:
+        return False
+    if sum(_kind(model, call) == _kind(model, other) for other in candidates) > 1:
+        return True
+    parent = model.get_submodule(call.path.rpartition(".")[0])
+    return isinstance(parent, _CONTAINERS) and _joins(traced, call)
+
+
+def _blocks(model: nn.Module, candidates: Sequence[ModuleCall], layers: Sequence[Layer]) -> list[ModuleCall]:
+    """Candidates that are no stages, the outer ones first.
+
+    A class of which some instance holds two candidates of one class with several layers is a stage.
+    """
+    stages = set()
+    for outer in candidates:
+        inner = [call for call in candidates if call is not outer and _inside(call, outer)]
+        kinds = Counter(_kind(model, call) for call in inner if len(_within(call, layers)) > 1)
+        if any(count > 1 for count in kinds.values()):
+            stages.add(_kind(model, outer))
+    return [call for call in candidates if _kind(model, call) not in stages]
+
+
+def _extended(
+    traced: Trace, unit: Unit, others: Sequence[Unit], layers: Sequence[Layer], sites: Mapping[int, Site]
+) -> Unit:
+    """The unit with what follows it, one after the other, up to the first tensor that is quantised.
+
+    A layer that is alone in the module around it may be represented by that module, which may contain what follows.
+    """
+    fallback = unit
+    for start in (unit.steps[-1], *_wrappers(traced, unit, others, layers)):
+        widened = replace(unit, steps=(*unit.steps[:-1], start))
+        longer = _followed(traced, widened, others, layers, sites)
+        if longer is None:
+            continue
+        if not longer.tail or sites[longer.output(traced)].kind == "function":
+            return longer
+        fallback = longer if fallback is unit else fallback
+    return fallback
+
+
+def _wrappers(traced: Trace, unit: Unit, others: Sequence[Unit], layers: Sequence[Layer]) -> Iterator[ModuleCall]:
+    """Modules around a single layer that hold no other layer and take and return one tensor."""
+    if unit.kind != "layer" or len(unit.steps) != 1:
+        return
+    for call in list(traced.around(unit.steps[0].parent)):
+        alone = len(_layer_calls(call, layers)) == 1 and len(traced.calls_of[call.path]) == 1
+        if not call.path or not alone or len(_main(traced, call.outputs)) != 1 or len(_main(traced, call.inputs)) != 1:
+            return
+        if any(other.holds(function) for other in others for function in range(call.first, call.last)):
+            return
+        yield call
+
+
+def _followed(
+    traced: Trace, unit: Unit, others: Sequence[Unit], layers: Sequence[Layer], sites: Mapping[int, Site]
+) -> Unit | None:
+    """The unit up to a quantised tensor, or None where the chain after it splits, joins, or ends."""
+    while (value := unit.output(traced)) not in sites:
+        readers = [traced.functions[index] for index in traced.consumers[value]]
+        if not readers or value in traced.outputs:
+            return None
+        if any(other.holds(reader.index) for other in others for reader in readers):
+            return None
+        step = None if unit.tail else _next_module(traced, unit.steps[-1], value, readers, layers)
+        if step is not None:
+            unit = replace(unit, steps=(*unit.steps, step))
+        elif len(readers) == 1 and _is_chain(readers[0]):
+            unit = replace(unit, tail=(*unit.tail, readers[0]))
+        else:
+            return None
+    return unit
+
+
+def _next_module(
+    traced: Trace, before: ModuleCall, value: int, readers: Sequence[Function], layers: Sequence[Layer]
+) -> ModuleCall | None:
+    """The outermost module after `before` that reads the value alone, returns one tensor, and holds no layer."""
+    found = None
+    for call in traced.around(readers[0].call):
+        if _inside(before, call) or before.index == call.index:
+            break
+        reads_all = all(call.holds(reader.index) for reader in readers)
+        single = call.inputs == (value,) and len(call.outputs) == 1 and len(traced.calls_of[call.path]) == 1
+        if reads_all and single and not _layer_calls(call, layers) and _is_closed(traced, call):
+            found = call
+    return found
+
+
+def _is_closed(traced: Trace, call: ModuleCall) -> bool:
+    """Whether a module's call reads nothing from the model's inputs but its own inputs."""
+    made = set(call.inputs)
+    for function in traced.functions[call.first : call.last]:
+        if any(traced.active[value] and value not in made for value in function.inputs):
+            return False
+        made.update(function.outputs)
+    return True
+
+
+def _is_chain(function: Function) -> bool:
+    """Whether a function can be called again with one tensor and gives one."""
+    return len(function.inputs) == 1 and len(function.returned) == 1 and function.call is not None
+
+
+def _within(call: ModuleCall, layers: Sequence[Layer]) -> list[Layer]:
+    return [layer for layer in layers if all(call.holds(function) for function in layer.functions)]
+
+
+def _layer_calls(call: ModuleCall, layers: Sequence[Layer]) -> list[int]:
+    return [function for layer in layers for function in layer.functions if call.holds(function)]
+
+
+def _size(call: ModuleCall, layers: Sequence[Layer]) -> int:
+    return sum(math.prod(layer.shape) for layer in _within(call, layers))
+
+
+def _main(traced: Trace, values: Sequence[int]) -> list[int]:
+    """The tensors in floating point that come from the model's inputs."""
+    return [v for v in dict.fromkeys(values) if traced.values[v].floating and traced.active[v]]
+
+
+def _joins(traced: Trace, call: ModuleCall) -> bool:
+    """Whether two activations meet in a function of this module."""
+    return any(
+        function.name in _JOINS and len(_main(traced, function.inputs)) > 1
+        for function in traced.functions[call.first : call.last]
+    )
+
+
+def _kind(model: nn.Module, call: ModuleCall) -> str:
+    return type(model.get_submodule(call.path)).__qualname__
+
+
+def _inside(inner: ModuleCall, outer: ModuleCall) -> bool:
+    return (
+        inner.index != outer.index
+        and inner.path != outer.path
+        and inner.path.startswith(f"{outer.path}." if outer.path else "")
+    )
+
+
+def _overlap(one: ModuleCall, other: ModuleCall) -> bool:
+    return max(one.first, other.first) < min(one.last, other.last)
