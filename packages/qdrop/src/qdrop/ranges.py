@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from qdrop.errors import CalibrationError, ConfigError
+from qdrop.fake_quant import widest
 
 LEAST_SCALE = 1e-8
 """Step size of a tensor that is zero throughout."""
@@ -83,13 +84,15 @@ def search_range(
     scales, zero_points = _candidates(low, high, qmin, qmax, steps, symmetric, every_zero_point)
     grid = scales, zero_points, qmin, qmax, p
     best = _best(parts, low, high, grid, reduce_sum or _same)
-    scale, zero_point = (found.gather(1, best[:, None]).to(parts[0].device) for found in (scales, zero_points.int()))
+    device = (x if isinstance(x, Tensor) else x[0]).device
+    scale, zero_point = (found.gather(1, best[:, None]).to(device) for found in (scales, zero_points.int()))
     shape = () if axis is None else (-1,)
     return scale.reshape(shape), zero_point.reshape(shape)
 
 
 def _rows(part: Tensor, axis: int | None) -> Tensor:
     part = part.detach().float()
+    part = part if widest(part) is torch.float64 else part.cpu()
     return part.reshape(1, -1) if axis is None else part.movedim(axis, 0).flatten(1).contiguous()
 
 
