@@ -38,7 +38,7 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 def search_range(
-    x: Float[Tensor, "..."] | Sequence[Float[Tensor, "..."]],
+    x: Float[Tensor, ...] | Sequence[Float[Tensor, ...]],
     bits: int,
     symmetric: bool,
     axis: int | None = None,
