@@ -181,6 +181,6 @@ def _kernels_take(weight: Tensor, scale: Tensor) -> bool:
 @functools.cache
 def _kernels() -> ModuleType:
     """Loads numba when the first weight asks for it."""
-    from qdrop import kernels
+    from qdrop import rounding
 
-    return kernels
+    return rounding

@@ -24,6 +24,10 @@ FULL = 256
 """A byte's values, hence the steps in which the probability of a mask is adjustable."""
 
 
+ALL = FULL, 0
+"""The threshold below which a byte always is, and no seed."""
+
+
 def fake_quantize(
     x: Float[Tensor, "*shape"],
     scale: Float[Tensor, "*channels"],
@@ -44,7 +48,7 @@ def fake_quantize(
     """
     with torch.no_grad():
         if axis is None and _kernels_take(x):
-            return _kernels().quantize(x, scale.item(), int(zero_point), qmin, qmax, None)
+            return _kernels().quantize(x, scale.item(), int(zero_point), qmin, qmax, _kernels().Mask())
         if axis is not None:
             along = [-1 if at == axis % x.dim() else 1 for at in range(x.dim())]
             scale = scale.reshape(along)
@@ -74,7 +78,7 @@ def lsq_fake_quantize(
 
     Reference: LSQ, eq. (3).
     """
-    return _FakeQuantize.apply(x, scale, int(zero_point), qmin, qmax, grad_scale, None)  # type: ignore[no-any-return]
+    return _FakeQuantize.apply(x, scale, int(zero_point), qmin, qmax, grad_scale, None, ALL)  # type: ignore[no-any-return]
 
 
 def qdrop_fake_quantize(
@@ -104,26 +108,34 @@ def qdrop_fake_quantize(
         grad_scale: g, by which the gradient of s is multiplied; None: 1 / sqrt(numel m).
         mask: which elements are rounded, instead of a random draw.
     """
-    if mask is None and keep != 1:
-        mask = random_mask(x.shape, keep, generator, x.device)
     if grad_scale is None:
         grad_scale = (max(x.numel(), 1) * qmax) ** -0.5
-    return _FakeQuantize.apply(x, scale, int(zero_point), qmin, qmax, grad_scale, mask)  # type: ignore[no-any-return]
+    threshold = round(FULL * keep) if mask is None else FULL
+    draw = ALL
+    if threshold < FULL:
+        if _kernels_take(x):
+            draw = threshold, _seed(generator)
+        else:
+            mask = random_mask(x.shape, keep, generator, x.device)
+    return _FakeQuantize.apply(x, scale, int(zero_point), qmin, qmax, grad_scale, mask, draw)  # type: ignore[no-any-return]
 
 
 def random_mask(
     shape: Sequence[int], keep: float, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
-) -> Bool[Tensor, ...]:
-    """Draws True with probability round(256 keep) / 256, independently per element; a fifth of the time of `rand`.
+) -> Bool[Tensor, "*shape"]:
+    """Draws True with probability round(256 keep) / 256, independently per element.
 
-    Eight elements share a random word, a byte each.
+    An element costs a byte, eight to a random word. On a CPU the words are hashes of a counter from a seed that the
+    generator gives, elsewhere the generator's own.
     """
-    numel = torch.Size(shape).numel()
-    words = torch.empty((numel + 7) // 8, dtype=torch.int64, device=device)
+    shape, threshold = torch.Size(shape), round(FULL * keep)
+    if threshold >= FULL:
+        return torch.ones(shape, dtype=torch.bool, device=device)
+    if torch.device(device).type == "cpu":
+        return _kernels().Mask(None, threshold, _seed(generator)).tensor(shape)  # type: ignore[no-any-return]
+    words = torch.empty((shape.numel() + 7) // 8, dtype=torch.int64, device=device)
     words.random_(-(2**63), None, generator=generator)  # by default the sign bit, an eighth byte's highest, stays 0
-    threshold = round(FULL * keep)
-    draws = words.view(torch.uint8)[:numel].view(shape)
-    return draws < threshold if threshold < FULL else torch.ones_like(draws, dtype=torch.bool)
+    return words.view(torch.uint8)[: shape.numel()].view(shape) < threshold
 
 
 def mix(
@@ -133,8 +145,15 @@ def mix(
     return torch.where(mask, quantized, full)
 
 
+def _seed(generator: torch.Generator | None) -> int:
+    return torch.empty((), dtype=torch.int64).random_(-(2**63), None, generator=generator).item()  # type: ignore[return-value]
+
+
 class _FakeQuantize(torch.autograd.Function):
-    """All differentiable variants; a mask of None rounds everything. Keeps x, and computes the codes again in `backward`."""
+    """All differentiable variants: a mask that is given, one that the kernels draw, or all rounded.
+
+    Keeps x and the seed or the given mask; `backward` computes codes and draws again.
+    """
 
     @staticmethod
     def forward(
@@ -146,29 +165,36 @@ class _FakeQuantize(torch.autograd.Function):
         qmax: int,
         grad_scale: float,
         mask: Tensor | None,
+        draw: tuple[int, int],
     ) -> Tensor:
         ctx.save_for_backward(x, scale, mask)
-        ctx.grid, ctx.grad_scale = (zero_point, qmin, qmax), grad_scale
-        if _kernels_take(x) and (mask is None or mask.is_contiguous()):
-            return _kernels().quantize(x, scale.item(), *ctx.grid, mask)
-        x_q = _quantize(x, scale, *ctx.grid)
+        ctx.settings = (zero_point, qmin, qmax), grad_scale, draw
+        if _kernels_take(x):
+            kernels = _kernels()
+            return kernels.quantize(x, scale.item(), zero_point, qmin, qmax, kernels.Mask(_dense(mask), *draw))
+        x_q = _quantize(x, scale, zero_point, qmin, qmax)
         return x_q if mask is None else torch.where(mask, x_q, x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (upstream,) = gradients
         x, scale, mask = ctx.saved_tensors
-        if _kernels_take(x) and (mask is None or mask.is_contiguous()) and upstream.dtype is torch.float32:
-            kernels, upstream = _kernels(), upstream.contiguous()
-            grad_x, grad_scale = kernels.differentiate(
-                x, upstream, scale.item(), *ctx.grid, mask, *ctx.needs_input_grad[:2]
-            )
-            if grad_scale is not None:
-                grad_scale = scale.new_tensor(grad_scale * ctx.grad_scale)
+        (zero_point, qmin, qmax), grad_scale, draw = ctx.settings
+        if _kernels_take(x):
+            kernels = _kernels()
+            of_x, of_scale = kernels.differentiate(
+                x, upstream.contiguous(), scale.item(), zero_point, qmin, qmax,
+                kernels.Mask(_dense(mask), *draw), *ctx.needs_input_grad[:2],
+            )  # fmt: skip
+            of_scale = None if of_scale is None else scale.new_tensor(of_scale * grad_scale)
         else:
-            grad_x, grad_scale = _differentiate(x, upstream, scale, *ctx.grid, mask)
-            grad_scale = (grad_scale * ctx.grad_scale).to(scale.dtype)
-        return grad_x, grad_scale, None, None, None, None, None
+            of_x, of_scale = _differentiate(x, upstream, scale, zero_point, qmin, qmax, mask)
+            of_scale = (of_scale * grad_scale).to(scale.dtype)
+        return of_x, of_scale, None, None, None, None, None, None
+
+
+def _dense(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else mask.contiguous()
 
 
 def _quantize(x: Tensor, scale: Tensor, zero_point: int | Tensor, qmin: int, qmax: int) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, no_type_check
 
@@ -23,11 +24,46 @@ PARALLEL_FROM = 2**20
 """Elements below which starting threads costs more than they save."""
 
 
-def quantize(x: Tensor, scale: float, zero_point: int, qmin: int, qmax: int, mask: Tensor | None) -> Tensor:
-    """Grid values of x, or x where the mask is False."""
+FULL = 256
+"""Values of a byte; a mask is True where a random byte is below its threshold, so everywhere below this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Which elements are rounded: those that `given` says, or else those whose byte drawn from `seed` is below `threshold`.
+
+    What is drawn is never stored: the backward pass draws the same again.
+    """
+
+    given: Tensor | None = None
+    threshold: int = FULL
+    seed: int = 0
+
+    def tensor(self, shape: torch.Size) -> Tensor | None:
+        """The mask itself, or None where everything is rounded."""
+        if self.given is not None or self.threshold >= FULL:
+            return self.given
+        drawn = np.empty(shape, np.bool_)
+        _in_threads(_draw, drawn.reshape(-1).view(np.uint8), self.threshold, self.seed)
+        return torch.from_numpy(drawn)
+
+    def arguments(self) -> tuple[np.ndarray, int, int]:
+        """As kernels take it."""
+        return (
+            NOTHING if self.given is None else self.given.view(torch.uint8).numpy().reshape(-1),
+            self.threshold,
+            self.seed,
+        )
+
+
+NOTHING = np.empty(0, np.uint8)
+
+
+def quantize(x: Tensor, scale: float, zero_point: int, qmin: int, qmax: int, mask: Mask) -> Tensor:
+    """Grid values of x where the mask is True, else x."""
     x_flat = _flat(x)
     y = np.empty(x.shape, np.float32)  # NumPy's memory comes in huge pages
-    _in_threads(_quantize, x_flat, _bytes(mask), y.reshape(-1), scale, zero_point, qmin, qmax)
+    _in_threads(_quantize, x_flat, *mask.arguments(), y.reshape(-1), scale, zero_point, qmin, qmax)
     return torch.from_numpy(y)
 
 
@@ -38,59 +74,21 @@ def differentiate(
     zero_point: int,
     qmin: int,
     qmax: int,
-    mask: Tensor | None,
-    of_x: bool = True,
-    of_scale: bool = True,
+    mask: Mask,
+    of_x: bool,
+    of_scale: bool,
 ) -> tuple[Tensor | None, float | None]:
     """Gradients of x and of the step size, None where not asked for."""
     x_flat = _flat(x)
     grad_x = np.empty(x.shape if of_x else 0, np.float32)
     sums = np.zeros(-(-len(x_flat) // BLOCK) if of_scale else 0)
-    arrays = x_flat, _bytes(mask), _flat(upstream), grad_x.reshape(-1), sums
-    _in_threads(_differentiate, *arrays, scale, zero_point, qmin, qmax)
+    arrays = *mask.arguments(), _flat(upstream), grad_x.reshape(-1), sums
+    _in_threads(_differentiate, x_flat, *arrays, scale, zero_point, qmin, qmax)
     return torch.from_numpy(grad_x) if of_x else None, float(sums.sum()) if of_scale else None
-
-
-def soften(
-    sigmoid: Tensor, base: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, beta: float | None
-) -> tuple[Tensor, float]:
-    """AdaRound's soft weight and the sum of its regulariser, 0 where beta is None."""
-    rows = scale.shape[0] if scale.dim() else 1
-    soft = np.empty(sigmoid.shape, np.float32)
-    arrays = [_flat(tensor).reshape(rows, -1) for tensor in (sigmoid, base)]
-    grid = _flat(scale), _flat(zero_point), qmin, qmax
-    total = _soften(*arrays, soft.reshape(rows, -1), *grid, 0.0 if beta is None else beta)
-    return torch.from_numpy(soft), total
-
-
-def harden(
-    sigmoid: Tensor,
-    base: Tensor,
-    scale: Tensor,
-    of_soft: Tensor | None,
-    qmin: int,
-    qmax: int,
-    beta: float,
-    of_regulariser: float,
-) -> Tensor:
-    """Gradient of alpha, from those of the soft weight and of the regulariser."""
-    rows = scale.shape[0] if scale.dim() else 1
-    upstream = torch.zeros_like(sigmoid) if of_soft is None else of_soft.contiguous()
-    grad = np.empty(sigmoid.shape, np.float32)
-    arrays = [_flat(tensor).reshape(rows, -1) for tensor in (sigmoid, base, upstream)]
-    _harden(*arrays, grad.reshape(rows, -1), _flat(scale), qmin, qmax, beta, of_regulariser)
-    return torch.from_numpy(grad)
 
 
 def _flat(tensor: Tensor) -> np.ndarray:
     return tensor.detach().numpy().reshape(-1)
-
-
-NO_MASK = np.empty(0, np.uint8)
-
-
-def _bytes(mask: Tensor | None) -> np.ndarray:
-    return NO_MASK if mask is None else mask.view(torch.uint8).numpy().reshape(-1)
 
 
 def _in_threads(kernel: Callable[..., None], x: np.ndarray, *arguments: Any) -> None:
@@ -137,36 +135,23 @@ def _quantize_some(x, mask, y, s, z, n, m):
 
 @numba.njit(error_model="numpy")
 @no_type_check
-def _grad_x_all(x, g, grad_x, s, z, n, m):
-    for i in range(len(x)):
-        code = _steps(x[i], s, z, n, m)[1]
-        grad_x[i] = g[i] if (code >= n) & (code <= m) else np.float32(0)
-
-
-@numba.njit(error_model="numpy")
-@no_type_check
-def _grad_x_some(x, mask, g, grad_x, s, z, n, m):
-    for i in range(len(x)):
-        code = _steps(x[i], s, z, n, m)[1]
-        grad_x[i] = g[i] if ((code >= n) & (code <= m)) | (mask[i] == 0) else np.float32(0)
-
-
-@numba.njit(error_model="numpy")
-@no_type_check
-def _products_all(x, g, products, s, z, n, m):
+def _gradients_all(x, g, grad_x, products, s, z, n, m):
     for i in range(len(x)):
         steps, code, clamped = _steps(x[i], s, z, n, m)
-        inside = steps if (code >= n) & (code <= m) else np.float32(0)
-        products[i] = (clamped - z - inside) * g[i]
+        inside = (code >= n) & (code <= m)
+        grad_x[i] = g[i] if inside else np.float32(0)
+        products[i] = (clamped - z - (steps if inside else np.float32(0))) * g[i]
 
 
 @numba.njit(error_model="numpy")
 @no_type_check
-def _products_some(x, mask, g, products, s, z, n, m):
+def _gradients_some(x, mask, g, grad_x, products, s, z, n, m):
     for i in range(len(x)):
         steps, code, clamped = _steps(x[i], s, z, n, m)
-        inside = steps if (code >= n) & (code <= m) else np.float32(0)
-        products[i] = (clamped - z - inside) * g[i] if mask[i] else np.float32(0)
+        inside, rounded = (code >= n) & (code <= m), mask[i] != 0
+        grad_x[i] = g[i] if inside | (not rounded) else np.float32(0)
+        product = (clamped - z - (steps if inside else np.float32(0))) * g[i]
+        products[i] = product if rounded else np.float32(0)
 
 
 @numba.njit(fastmath={"reassoc"})
@@ -178,123 +163,84 @@ def _sum(products):
     return total
 
 
-@numba.njit(
-    "void(int64, int64, float32[::1], uint8[::1], float32[::1], float64, int64, int64, int64)",
-    cache=True, nogil=True, error_model="numpy",
-)  # fmt: skip
-@no_type_check
-def _quantize(first, last, x, mask, y, scale, zero_point, qmin, qmax):
-    """Blocks from `first` to `last`; an empty mask rounds all."""
-    grid = np.float32(scale), np.float32(zero_point), np.float32(qmin), np.float32(qmax)
-    part = slice(first * BLOCK, min(last * BLOCK, len(x)))
-    if len(mask):
-        _quantize_some(x[part], mask[part], y[part], *grid)
-    else:
-        _quantize_all(x[part], y[part], *grid)
-
-
-@numba.njit(
-    "void(int64, int64, float32[::1], uint8[::1], float32[::1], float32[::1], float64[::1], float64, int64, int64, int64)",
-    cache=True, nogil=True, error_model="numpy",
-)  # fmt: skip
-@no_type_check
-def _differentiate(first, last, x, mask, g, grad_x, sums, scale, zero_point, qmin, qmax):
-    """Blocks from `first` to `last`; an empty `grad_x` or `sums` is not asked for."""
-    grid = np.float32(scale), np.float32(zero_point), np.float32(qmin), np.float32(qmax)
-    products = np.empty(BLOCK, np.float32)
-    for block in range(first, last):
-        part = slice(block * BLOCK, min((block + 1) * BLOCK, len(x)))
-        if len(grad_x):
-            if len(mask):
-                _grad_x_some(x[part], mask[part], g[part], grad_x[part], *grid)
-            else:
-                _grad_x_all(x[part], g[part], grad_x[part], *grid)
-        if len(sums):
-            some = products[: len(x[part])]
-            if len(mask):
-                _products_some(x[part], mask[part], g[part], some, *grid)
-            else:
-                _products_all(x[part], g[part], some, *grid)
-            sums[block] = _sum(some)
-
-
-STRETCH, LOW = np.float32(1.2), np.float32(-0.1)  # zeta - gamma and gamma of AdaRound
+GOLDEN, FIRST, SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 @numba.njit
 @no_type_check
-def _rectify(sigmoid):
-    """The stretched sigmoid and h, which is it clamped to [0, 1]."""
-    stretched = sigmoid * STRETCH + LOW
-    above = stretched if stretched > 0 else np.float32(0)
-    return stretched, above if above < 1 else np.float32(1)
+def _hash(words, counter, seed):
+    """SplitMix64: Steele, Lea and Flood, Fast splittable pseudorandom number generators, OOPSLA 2014, figure 17."""
+    for i in range(len(words)):
+        z = seed + (counter + np.uint64(i)) * GOLDEN
+        z = (z ^ (z >> np.uint64(30))) * FIRST
+        z = (z ^ (z >> np.uint64(27))) * SECOND
+        words[i] = z ^ (z >> np.uint64(31))
 
 
-@numba.njit(error_model="numpy")
+@numba.njit
 @no_type_check
-def _soften_row(sigmoid, base, soft, s, z, n, m):
-    for i in range(len(soft)):
-        code = base[i] + _rectify(sigmoid[i])[1]
-        low = n if code < n else code
-        soft[i] = ((m if low > m else low) - z) * s
+def _below(draws, mask, threshold):
+    for i in range(len(mask)):
+        mask[i] = draws[i] < threshold
 
 
-@numba.njit(error_model="numpy")
+@numba.njit
 @no_type_check
-def _regularise_row(sigmoid, beta):
-    total = 0.0
-    for i in range(len(sigmoid)):
-        h = _rectify(sigmoid[i])[1]
-        total += 1.0 - abs(np.float64(2 * h - 1)) ** beta
-    return total
+def _drawn(block, mask, words, threshold, seed):
+    """The mask of one block, in `mask`."""
+    _hash(words, np.uint64(block * len(words) + 1), np.uint64(seed))
+    _below(words.view(np.uint8), mask, np.uint8(threshold))
+
+
+@numba.njit("void(int64, int64, uint8[::1], int64, int64)", cache=True, nogil=True)
+@no_type_check
+def _draw(first, last, mask, threshold, seed):
+    words = np.empty(BLOCK // 8, np.uint64)
+    for block in range(first, last):
+        _drawn(block, mask[block * BLOCK : (block + 1) * BLOCK], words, threshold, seed)
 
 
 @numba.njit(
-    "float64(float32[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1], float32[::1], int64, int64, float64)",
+    "void(int64, int64, float32[::1], uint8[::1], int64, int64, float32[::1], float64, int64, int64, int64)",
     cache=True, nogil=True, error_model="numpy",
 )  # fmt: skip
 @no_type_check
-def _soften(sigmoid, base, soft, scale, zero_point, qmin, qmax, beta):
-    """Rows of one step size each; a beta of 0 leaves the regulariser out."""
-    n, m, total = np.float32(qmin), np.float32(qmax), 0.0
-    for row in range(len(soft)):
-        _soften_row(sigmoid[row], base[row], soft[row], scale[row], zero_point[row], n, m)
-        if beta > 0:
-            total += _regularise_row(sigmoid[row], beta)
-    return total
-
-
-@numba.njit(error_model="numpy")
-@no_type_check
-def _harden_row(sigmoid, base, g, grad, s, n, m):
-    for i in range(len(grad)):
-        stretched, h = _rectify(sigmoid[i])
-        code = base[i] + h
-        passing = g[i] * s if (code >= n) & (code <= m) else np.float32(0)
-        slope = STRETCH * sigmoid[i] * (np.float32(1) - sigmoid[i])
-        grad[i] = passing * slope if (stretched >= 0) & (stretched <= 1) else np.float32(0)
-
-
-@numba.njit(error_model="numpy")
-@no_type_check
-def _repel_row(sigmoid, grad, beta, weight):
-    for i in range(len(grad)):
-        stretched, h = _rectify(sigmoid[i])
-        centred = 2 * np.float64(h) - 1
-        slope = STRETCH * sigmoid[i] * (np.float32(1) - sigmoid[i])
-        if (stretched >= 0) & (stretched <= 1):
-            grad[i] -= weight * 2 * beta * np.sign(centred) * abs(centred) ** (beta - 1) * slope
+def _quantize(first, last, x, given, threshold, seed, y, scale, zero_point, qmin, qmax):
+    """Blocks from `first` to `last`."""
+    grid = np.float32(scale), np.float32(zero_point), np.float32(qmin), np.float32(qmax)
+    words, drawn = np.empty(BLOCK // 8, np.uint64), np.empty(BLOCK, np.uint8)
+    for block in range(first, last):
+        part = slice(block * BLOCK, min((block + 1) * BLOCK, len(x)))
+        if len(given):
+            _quantize_some(x[part], given[part], y[part], *grid)
+        elif threshold < FULL:
+            _drawn(block, drawn, words, threshold, seed)
+            _quantize_some(x[part], drawn, y[part], *grid)
+        else:
+            _quantize_all(x[part], y[part], *grid)
 
 
 @numba.njit(
-    "void(float32[:, ::1], float32[:, ::1], float32[:, ::1], float32[:, ::1], float32[::1], int64, int64, float64, float64)",
+    "void(int64, int64, float32[::1], uint8[::1], int64, int64, float32[::1], float32[::1], float64[::1],"
+    " float64, int64, int64, int64)",
     cache=True, nogil=True, error_model="numpy",
 )  # fmt: skip
 @no_type_check
-def _harden(sigmoid, base, g, grad, scale, qmin, qmax, beta, weight):
-    """The same rows backward; a weight of 0 leaves the regulariser out."""
-    n, m = np.float32(qmin), np.float32(qmax)
-    for row in range(len(grad)):
-        _harden_row(sigmoid[row], base[row], g[row], grad[row], scale[row], n, m)
-        if weight != 0:
-            _repel_row(sigmoid[row], grad[row], beta, weight)
+def _differentiate(first, last, x, given, threshold, seed, g, grad_x, sums, scale, zero_point, qmin, qmax):
+    """Blocks from `first` to `last`; an empty `grad_x` or `sums` is not asked for."""
+    grid = np.float32(scale), np.float32(zero_point), np.float32(qmin), np.float32(qmax)
+    words, drawn = np.empty(BLOCK // 8, np.uint64), np.empty(BLOCK, np.uint8)
+    products, unwanted = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    for block in range(first, last):
+        part = slice(block * BLOCK, min((block + 1) * BLOCK, len(x)))
+        size = len(x[part])
+        of_x = grad_x[part] if len(grad_x) else unwanted[:size]
+        if len(given):
+            _gradients_some(x[part], given[part], g[part], of_x, products[:size], *grid)
+        elif threshold < FULL:
+            _drawn(block, drawn, words, threshold, seed)
+            _gradients_some(x[part], drawn, g[part], of_x, products[:size], *grid)
+        else:
+            _gradients_all(x[part], g[part], of_x, products[:size], *grid)
+        if len(sums):
+            sums[block] = _sum(products[:size])

@@ -38,7 +38,7 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 def search_range(
-    x: Float[Tensor, ...] | Sequence[Float[Tensor, ...]],
+    x: Float[Tensor, "*_"] | Sequence[Float[Tensor, "*_"]],
     bits: int,
     symmetric: bool,
     axis: int | None = None,
@@ -51,7 +51,7 @@ def search_range(
 ) -> tuple[Float[Tensor, "*channels"], Int[Tensor, "*channels"]]:
     """Finds the step size and zero point of least mean |x_q - x|^p.
 
-    Tries `steps` widths up to that of the data. Data on one side of 0, decided for the whole of x, and symmetric grids
+    Tries `steps` widths up to that of the data, and its full range. Data on one side of 0, decided for the whole of x, and symmetric grids
     keep their zero point; otherwise every zero point is tried with every width. The first of equally good ones wins.
 
     Args:
@@ -82,7 +82,7 @@ def search_range(
     every_zero_point = bits < SIMPLE_FROM if exact is None else exact
     scales, zero_points = _candidates(low, high, qmin, qmax, steps, symmetric, every_zero_point)
     grid = scales, zero_points, qmin, qmax, p
-    best = _best(parts, torch.minimum(low, low.new_zeros(())), high.clamp(min=0), grid, reduce_sum or _same)
+    best = _best(parts, low, high, grid, reduce_sum or _same)
     scale, zero_point = (found.gather(1, best[:, None]).to(parts[0].device) for found in (scales, zero_points.int()))
     shape = () if axis is None else (-1,)
     return scale.reshape(shape), zero_point.reshape(shape)
@@ -116,21 +116,28 @@ def _extremes(parts: list[Tensor], reduce_max: Reduce) -> tuple[Tensor, Tensor]:
 def _candidates(
     low: Tensor, high: Tensor, qmin: int, qmax: int, steps: int, symmetric: bool, every_zero_point: bool
 ) -> tuple[Tensor, Tensor]:
-    """Step sizes and zero points to try, [rows, candidates], in the order in which ties are decided."""
+    """Step sizes and zero points to try, [rows, candidates], in the order in which ties are decided.
+
+    The last is the full range, which the greatest width misses by float32's rounding: no found range is worse than it.
+    """
     step = torch.arange(1, steps + 1, dtype=torch.float32)
     one_sided = 1 if low.amin() >= 0 else -1 if high.amax() <= 0 else 0
-    if symmetric or one_sided:
-        threshold = torch.maximum(low.abs(), high)[:, None] / steps * step
-        zero = torch.zeros_like(threshold)
-        from_, to = zero if one_sided > 0 else -threshold, zero if one_sided < 0 else threshold
-        return _grid(from_, to, qmin, qmax, symmetric)
     low, high = low.clamp(max=0)[:, None], high.clamp(min=0)[:, None]
-    if not every_zero_point:
-        scales, _ = _grid(low / steps * step, high / steps * step, qmin, qmax, symmetric)
-        return scales, _grid(low, high, qmin, qmax, symmetric)[1].expand_as(scales)
-    width = ((high - low) / steps * step)[:, :, None]
-    shift = width / (qmax - qmin) * torch.arange(qmin, qmax + 1, dtype=torch.float32)
-    return _grid(-shift.flatten(1), (width - shift).flatten(1), qmin, qmax, symmetric)
+    full = _grid(low, high, qmin, qmax, symmetric)
+    if symmetric or one_sided:
+        threshold = torch.maximum(-low, high) / steps * step
+        zero = torch.zeros_like(threshold)
+        tried = zero if one_sided > 0 else -threshold, zero if one_sided < 0 else threshold
+    elif every_zero_point:
+        width = ((high - low) / steps * step)[:, :, None]
+        shift = width / (qmax - qmin) * torch.arange(qmin, qmax + 1, dtype=torch.float32)
+        tried = -shift.flatten(1), (width - shift).flatten(1)
+    else:
+        tried = low / steps * step, high / steps * step
+    scales, zero_points = _grid(*tried, qmin, qmax, symmetric)
+    if not (symmetric or one_sided or every_zero_point):
+        zero_points = full[1].expand_as(scales)
+    return torch.cat([scales, full[0]], 1), torch.cat([zero_points, full[1]], 1)
 
 
 def _grid(low: Tensor, high: Tensor, qmin: int, qmax: int, symmetric: bool) -> tuple[Tensor, Tensor]:

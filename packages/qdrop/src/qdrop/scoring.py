@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qdrop.power import power
+
 BLOCK = 4096
 """Values that all candidates see before the next ones are read."""
 
@@ -24,7 +26,7 @@ INEXACT = 1e-9
 
 def histogram(rows: Tensor, low: Tensor, high: Tensor, bins: int) -> Tensor:
     """Counts of each row's values in equal bins from low to high."""
-    if not rows.is_cpu:
+    if not _kernels_take(rows):
         low, high = low.to(rows.device)[:, None], high.to(rows.device)[:, None]
         per_width = torch.where(high > low, bins / (high - low).double(), 0)
         index = ((rows - low) * per_width).long().clamp_(0, bins - 1)
@@ -57,18 +59,22 @@ def bounds(
 
 def errors(rows: Tensor, alive: Tensor, scales: Tensor, zero_points: Tensor, qmin: int, qmax: int, p: float) -> Tensor:
     """Sum of |x_q - x|^p over each row for each live candidate; 0 for the others. Rounds as `fake_quantize` does."""
-    if not rows.is_cpu:
+    if not _kernels_take(rows):
         sums = torch.zeros(alive.shape, dtype=torch.float64, device=rows.device)
         for k in alive.any(0).nonzero().flatten().tolist():
             scale, zero_point = (found[:, k, None].to(rows) for found in (scales, zero_points))
             code = (rows / scale).round_().add_(zero_point).clamp_(qmin, qmax)
             sums[:, k] = code.sub_(zero_point).mul_(scale).sub_(rows).abs_().double().pow_(p).sum(1)
-        return sums
+        return sums * alive.to(sums.device)
     found = np.zeros(alive.shape)
     if rows.numel():
         grids = scales.contiguous().numpy(), zero_points.float().contiguous().numpy()
         _errors(rows.numpy(), alive.numpy(), *grids, float(qmin), float(qmax), p, found)
     return torch.from_numpy(found)
+
+
+def _kernels_take(rows: Tensor) -> bool:
+    return rows.is_cpu
 
 
 # What follows is compiled; `no_type_check` keeps the tests' shape checks out of it.
@@ -88,35 +94,6 @@ def _histogram(rows, low, high, counts):
             counts[row, min(index, bins - 1)] += 1
 
 
-LN2 = np.log(2)
-EXP = tuple(LN2**k / float(np.prod(np.arange(1.0, k + 1))) for k in range(13))
-LOG = tuple(2 / LN2 / (2 * k + 1) for k in range(10))
-SQRT_HALF = np.sqrt(0.5).view(np.int64)
-ONE = np.float64(1).view(np.int64)
-
-
-@numba.njit(fastmath={"contract"}, error_model="numpy")
-@no_type_check
-def _power(x, p):
-    """x^p for x >= 0 to 1e-13, in operations that LLVM vectorises; the mathematical library's is called one by one."""
-    bits = np.float64(x).view(np.int64)
-    exponent = (bits - SQRT_HALF) >> 52
-    mantissa = np.int64(bits - (exponent << 52)).view(np.float64)  # in [sqrt(1/2), sqrt(2))
-    t = (mantissa - 1) / (mantissa + 1)
-    square = t * t
-    series = LOG[9]
-    for k in range(8, -1, -1):
-        series = series * square + LOG[k]
-    y = p * (exponent + t * series)
-    whole = np.rint(y)
-    fraction = y - whole
-    result = EXP[12]
-    for k in range(11, -1, -1):
-        result = result * fraction + EXP[k]
-    two_to_whole = np.int64((np.int64(whole) << 52) + ONE).view(np.float64)
-    return result * two_to_whole if x > 0 else 0.0
-
-
 @numba.njit(error_model="numpy")
 @no_type_check
 def _distances(x, distances, s, z, n, m):
@@ -132,7 +109,7 @@ def _distances(x, distances, s, z, n, m):
 def _sum_of_powers(distances, p):
     total = 0.0
     for i in range(len(distances)):
-        total += _power(np.float64(distances[i]), p)
+        total += power(np.float64(distances[i]), p)
     return total
 
 
@@ -141,7 +118,7 @@ def _sum_of_powers(distances, p):
 def _weighted_powers(distances, counts, shift, p):
     total = 0.0
     for i in range(len(distances)):
-        total += counts[i] * _power(max(distances[i] + shift, 0.0), p)
+        total += counts[i] * power(max(distances[i] + shift, 0.0), p)
     return total
 
 
