@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Literal
 
 from qdrop.config import LayerOverride, QDropConfig
-from qdrop.layers import CONVOLUTION_NAMES, Layer, layer_input
+from qdrop.layers import CONVOLUTION_NAMES, Layer, layer_inputs
 from qdrop.passes import Function, Trace
 from qdrop.placement import Place, walk_back
 
@@ -92,12 +92,9 @@ class Bits:
 
     @cached_property
     def _last_inputs(self) -> frozenset[int]:
-        found = set()
+        found: set[int] = set()
         for index in self.lasts - self.firsts:
-            for call in range(len(self.layers[index].calls)):
-                value = layer_input(self.traced, self.layers[index], call)
-                if value is not None:
-                    found.add(walk_back(self.traced, value))
+            found |= {walk_back(self.traced, value) for value in layer_inputs(self.traced, self.layers[index])}
         return frozenset(found)
 
     @cached_property

@@ -202,7 +202,12 @@ def plan_prepared(
         if index not in skipped
     )
     tensors = tuple(_planned_tensor(p, found, bits, config) for p in places)
-    notes = (*notes, *skipped.values(), *alone.values(), *_unrecognised(found, config))
+    homeless = (
+        f"{layer.path}: multiplied by another module and in no block, rounded to nearest"
+        for layer in tuned
+        if layer.path not in owner
+    )
+    notes = (*notes, *skipped.values(), *alone.values(), *homeless, *_unrecognised(found, config))
     return Plan(
         planned,
         weights,
@@ -241,8 +246,8 @@ def _alone(layers: tuple[Layer, ...], skipped: dict[int, str]) -> dict[int, str]
             found[index] = f"{layer.path}: shares its weight with {', '.join(tied)}, rounded to nearest"
         elif layer.embedding:
             found[index] = f"{layer.path}: embedding, 8-bit weights rounded to nearest"
-        elif len(layer.calls) > 1:
-            found[index] = f"{layer.path}: called {len(layer.calls)} times in a pass, rounded to nearest"
+        elif len(layer.functions) > 1:
+            found[index] = f"{layer.path}: used {len(layer.functions)} times in a pass, rounded to nearest"
     return found
 
 
