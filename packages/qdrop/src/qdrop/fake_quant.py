@@ -24,10 +24,6 @@ FULL = 256
 """A byte's values, hence the steps in which the probability of a mask is adjustable."""
 
 
-ALL = FULL, 0
-"""The threshold below which a byte always is, and no seed."""
-
-
 def fake_quantize(
     x: Float[Tensor, "*shape"],
     scale: Float[Tensor, "*channels"],
@@ -48,7 +44,7 @@ def fake_quantize(
     """
     with torch.no_grad():
         if axis is None and _kernels_take(x):
-            return _kernels().quantize(x, scale.item(), int(zero_point), qmin, qmax, _kernels().Mask())
+            return _kernels().quantize(x, scale.item(), int(zero_point), qmin, qmax, None)
         if axis is not None:
             along = [-1 if at == axis % x.dim() else 1 for at in range(x.dim())]
             scale = scale.reshape(along)
@@ -78,7 +74,7 @@ def lsq_fake_quantize(
 
     Reference: LSQ, eq. (3).
     """
-    return _FakeQuantize.apply(x, scale, int(zero_point), qmin, qmax, grad_scale, None, ALL)  # type: ignore[no-any-return]
+    return _FakeQuantize.apply(x, scale, int(zero_point), qmin, qmax, grad_scale, None)  # type: ignore[no-any-return]
 
 
 def qdrop_fake_quantize(
@@ -108,16 +104,11 @@ def qdrop_fake_quantize(
         grad_scale: g, by which the gradient of s is multiplied; None: 1 / sqrt(numel m).
         mask: which elements are rounded, instead of a random draw.
     """
+    if mask is None and keep != 1:
+        mask = random_mask(x.shape, keep, generator, x.device)
     if grad_scale is None:
         grad_scale = (max(x.numel(), 1) * qmax) ** -0.5
-    threshold = round(FULL * keep) if mask is None else FULL
-    draw = ALL
-    if threshold < FULL:
-        if _kernels_take(x):
-            draw = threshold, _seed(generator)
-        else:
-            mask = random_mask(x.shape, keep, generator, x.device)
-    return _FakeQuantize.apply(x, scale, int(zero_point), qmin, qmax, grad_scale, mask, draw)  # type: ignore[no-any-return]
+    return _FakeQuantize.apply(x, scale, int(zero_point), qmin, qmax, grad_scale, mask)  # type: ignore[no-any-return]
 
 
 def random_mask(
@@ -126,34 +117,35 @@ def random_mask(
     """Draws True with probability round(256 keep) / 256, independently per element.
 
     An element costs a byte, eight to a random word. On a CPU the words are hashes of a counter from a seed that the
-    generator gives, elsewhere the generator's own.
+    generator gives, elsewhere the generator's own, in the whole range of int64: by default `random_` leaves the sign bit
+    at 0, and with it every eighth byte below 128.
     """
     shape, threshold = torch.Size(shape), round(FULL * keep)
     if threshold >= FULL:
         return torch.ones(shape, dtype=torch.bool, device=device)
     if torch.device(device).type == "cpu":
-        return _kernels().Mask(None, threshold, _seed(generator)).tensor(shape)  # type: ignore[no-any-return]
+        seed = torch.empty((), dtype=torch.int64).random_(-(2**63), None, generator=generator).item()
+        return _kernels().random_mask(shape, threshold, seed)  # type: ignore[no-any-return]
     words = torch.empty((shape.numel() + 7) // 8, dtype=torch.int64, device=device)
-    words.random_(-(2**63), None, generator=generator)  # by default the sign bit, an eighth byte's highest, stays 0
+    words.random_(-(2**63), None, generator=generator)
     return words.view(torch.uint8)[: shape.numel()].view(shape) < threshold
 
 
 def mix(
     quantized: Float[Tensor, "*shape"], full: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape"]:
-    """Takes the quantised value where the mask is True, else the full-precision one."""
+    """Takes the quantised value where the mask is True, else the full-precision one; without a gradient.
+
+    On a CPU, `torch.where` takes thirty times as long: its branches on random bits are mispredicted.
+    """
+    quantized, full = quantized.detach(), full.detach()
+    if all(_kernels_take(each) for each in (quantized, full)):
+        return _kernels().mix(quantized, full, mask.contiguous())  # type: ignore[no-any-return]
     return torch.where(mask, quantized, full)
 
 
-def _seed(generator: torch.Generator | None) -> int:
-    return torch.empty((), dtype=torch.int64).random_(-(2**63), None, generator=generator).item()  # type: ignore[return-value]
-
-
 class _FakeQuantize(torch.autograd.Function):
-    """All differentiable variants: a mask that is given, one that the kernels draw, or all rounded.
-
-    Keeps x and the seed or the given mask; `backward` computes codes and draws again.
-    """
+    """All differentiable variants; a mask of None rounds everything. Keeps x, and computes codes again in `backward`."""
 
     @staticmethod
     def forward(
@@ -165,13 +157,12 @@ class _FakeQuantize(torch.autograd.Function):
         qmax: int,
         grad_scale: float,
         mask: Tensor | None,
-        draw: tuple[int, int],
     ) -> Tensor:
+        mask = None if mask is None else mask.contiguous()
         ctx.save_for_backward(x, scale, mask)
-        ctx.settings = (zero_point, qmin, qmax), grad_scale, draw
+        ctx.settings = zero_point, qmin, qmax, grad_scale
         if _kernels_take(x):
-            kernels = _kernels()
-            return kernels.quantize(x, scale.item(), zero_point, qmin, qmax, kernels.Mask(_dense(mask), *draw))
+            return _kernels().quantize(x, scale.item(), zero_point, qmin, qmax, mask)
         x_q = _quantize(x, scale, zero_point, qmin, qmax)
         return x_q if mask is None else torch.where(mask, x_q, x)
 
@@ -179,22 +170,15 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (upstream,) = gradients
         x, scale, mask = ctx.saved_tensors
-        (zero_point, qmin, qmax), grad_scale, draw = ctx.settings
+        zero_point, qmin, qmax, grad_scale = ctx.settings
         if _kernels_take(x):
-            kernels = _kernels()
-            of_x, of_scale = kernels.differentiate(
-                x, upstream.contiguous(), scale.item(), zero_point, qmin, qmax,
-                kernels.Mask(_dense(mask), *draw), *ctx.needs_input_grad[:2],
-            )  # fmt: skip
+            grid, wanted = (scale.item(), zero_point, qmin, qmax), ctx.needs_input_grad[:2]
+            of_x, of_scale = _kernels().differentiate(x, upstream.contiguous(), *grid, mask, *wanted)
             of_scale = None if of_scale is None else scale.new_tensor(of_scale * grad_scale)
         else:
             of_x, of_scale = _differentiate(x, upstream, scale, zero_point, qmin, qmax, mask)
             of_scale = (of_scale * grad_scale).to(scale.dtype)
-        return of_x, of_scale, None, None, None, None, None, None
-
-
-def _dense(mask: Tensor | None) -> Tensor | None:
-    return None if mask is None else mask.contiguous()
+        return of_x, of_scale, None, None, None, None, None
 
 
 def _quantize(x: Tensor, scale: Tensor, zero_point: int | Tensor, qmin: int, qmax: int) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, no_type_check
 
@@ -24,46 +23,11 @@ PARALLEL_FROM = 2**20
 """Elements below which starting threads costs more than they save."""
 
 
-FULL = 256
-"""Values of a byte; a mask is True where a random byte is below its threshold, so everywhere below this one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """Which elements are rounded: those that `given` says, or else those whose byte drawn from `seed` is below `threshold`.
-
-    What is drawn is never stored: the backward pass draws the same again.
-    """
-
-    given: Tensor | None = None
-    threshold: int = FULL
-    seed: int = 0
-
-    def tensor(self, shape: torch.Size) -> Tensor | None:
-        """The mask itself, or None where everything is rounded."""
-        if self.given is not None or self.threshold >= FULL:
-            return self.given
-        drawn = np.empty(shape, np.bool_)
-        _in_threads(_draw, drawn.reshape(-1).view(np.uint8), self.threshold, self.seed)
-        return torch.from_numpy(drawn)
-
-    def arguments(self) -> tuple[np.ndarray, int, int]:
-        """As kernels take it."""
-        return (
-            NOTHING if self.given is None else self.given.view(torch.uint8).numpy().reshape(-1),
-            self.threshold,
-            self.seed,
-        )
-
-
-NOTHING = np.empty(0, np.uint8)
-
-
-def quantize(x: Tensor, scale: float, zero_point: int, qmin: int, qmax: int, mask: Mask) -> Tensor:
-    """Grid values of x where the mask is True, else x."""
+def quantize(x: Tensor, scale: float, zero_point: int, qmin: int, qmax: int, mask: Tensor | None) -> Tensor:
+    """Grid values of x where the mask is True, else x; a mask of None is True throughout."""
     x_flat = _flat(x)
     y = np.empty(x.shape, np.float32)  # NumPy's memory comes in huge pages
-    _in_threads(_quantize, x_flat, *mask.arguments(), y.reshape(-1), scale, zero_point, qmin, qmax)
+    _in_threads(_quantize, x_flat, _bytes(mask), y.reshape(-1), scale, zero_point, qmin, qmax)
     return torch.from_numpy(y)
 
 
@@ -74,7 +38,7 @@ def differentiate(
     zero_point: int,
     qmin: int,
     qmax: int,
-    mask: Mask,
+    mask: Tensor | None,
     of_x: bool,
     of_scale: bool,
 ) -> tuple[Tensor | None, float | None]:
@@ -82,13 +46,34 @@ def differentiate(
     x_flat = _flat(x)
     grad_x = np.empty(x.shape if of_x else 0, np.float32)
     sums = np.zeros(-(-len(x_flat) // BLOCK) if of_scale else 0)
-    arrays = *mask.arguments(), _flat(upstream), grad_x.reshape(-1), sums
+    arrays = _bytes(mask), _flat(upstream), grad_x.reshape(-1), sums
     _in_threads(_differentiate, x_flat, *arrays, scale, zero_point, qmin, qmax)
     return torch.from_numpy(grad_x) if of_x else None, float(sums.sum()) if of_scale else None
 
 
+def random_mask(shape: torch.Size, threshold: int, seed: int) -> Tensor:
+    """True where a byte is below `threshold`; the bytes are hashes of their places, so that all lanes draw at once."""
+    mask = np.empty(shape, np.bool_)
+    _in_threads(_draw, mask.reshape(-1).view(np.uint8), threshold, seed)
+    return torch.from_numpy(mask)
+
+
+def mix(quantized: Tensor, full: Tensor, mask: Tensor) -> Tensor:
+    """Elements of `quantized` where the mask is True, else of `full`."""
+    mixed = np.empty(full.shape, np.float32)
+    _in_threads(_mix, _flat(quantized), _flat(full), _bytes(mask), mixed.reshape(-1))
+    return torch.from_numpy(mixed)
+
+
 def _flat(tensor: Tensor) -> np.ndarray:
     return tensor.detach().numpy().reshape(-1)
+
+
+ALL = np.empty(0, np.uint8)
+
+
+def _bytes(mask: Tensor | None) -> np.ndarray:
+    return ALL if mask is None else mask.view(torch.uint8).numpy().reshape(-1)
 
 
 def _in_threads(kernel: Callable[..., None], x: np.ndarray, *arguments: Any) -> None:
@@ -163,6 +148,21 @@ def _sum(products):
     return total
 
 
+@numba.njit
+@no_type_check
+def _choose(quantized, full, mask, mixed):
+    for i in range(len(mixed)):
+        one, other = quantized[i], full[i]
+        mixed[i] = one if mask[i] else other
+
+
+@numba.njit("void(int64, int64, float32[::1], float32[::1], uint8[::1], float32[::1])", cache=True, nogil=True)
+@no_type_check
+def _mix(first, last, quantized, full, mask, mixed):
+    part = slice(first * BLOCK, min(last * BLOCK, len(full)))
+    _choose(quantized[part], full[part], mask[part], mixed[part])
+
+
 GOLDEN, FIRST, SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
@@ -184,62 +184,45 @@ def _below(draws, mask, threshold):
         mask[i] = draws[i] < threshold
 
 
-@numba.njit
-@no_type_check
-def _drawn(block, mask, words, threshold, seed):
-    """The mask of one block, in `mask`."""
-    _hash(words, np.uint64(block * len(words) + 1), np.uint64(seed))
-    _below(words.view(np.uint8), mask, np.uint8(threshold))
-
-
 @numba.njit("void(int64, int64, uint8[::1], int64, int64)", cache=True, nogil=True)
 @no_type_check
 def _draw(first, last, mask, threshold, seed):
     words = np.empty(BLOCK // 8, np.uint64)
     for block in range(first, last):
-        _drawn(block, mask[block * BLOCK : (block + 1) * BLOCK], words, threshold, seed)
+        _hash(words, np.uint64(block * len(words) + 1), np.uint64(seed))
+        _below(words.view(np.uint8), mask[block * BLOCK : (block + 1) * BLOCK], np.uint8(threshold))
 
 
 @numba.njit(
-    "void(int64, int64, float32[::1], uint8[::1], int64, int64, float32[::1], float64, int64, int64, int64)",
+    "void(int64, int64, float32[::1], uint8[::1], float32[::1], float64, int64, int64, int64)",
     cache=True, nogil=True, error_model="numpy",
 )  # fmt: skip
 @no_type_check
-def _quantize(first, last, x, given, threshold, seed, y, scale, zero_point, qmin, qmax):
-    """Blocks from `first` to `last`."""
+def _quantize(first, last, x, mask, y, scale, zero_point, qmin, qmax):
+    """Blocks from `first` to `last`; an empty mask rounds all."""
     grid = np.float32(scale), np.float32(zero_point), np.float32(qmin), np.float32(qmax)
-    words, drawn = np.empty(BLOCK // 8, np.uint64), np.empty(BLOCK, np.uint8)
-    for block in range(first, last):
-        part = slice(block * BLOCK, min((block + 1) * BLOCK, len(x)))
-        if len(given):
-            _quantize_some(x[part], given[part], y[part], *grid)
-        elif threshold < FULL:
-            _drawn(block, drawn, words, threshold, seed)
-            _quantize_some(x[part], drawn, y[part], *grid)
-        else:
-            _quantize_all(x[part], y[part], *grid)
+    part = slice(first * BLOCK, min(last * BLOCK, len(x)))
+    if len(mask):
+        _quantize_some(x[part], mask[part], y[part], *grid)
+    else:
+        _quantize_all(x[part], y[part], *grid)
 
 
 @numba.njit(
-    "void(int64, int64, float32[::1], uint8[::1], int64, int64, float32[::1], float32[::1], float64[::1],"
-    " float64, int64, int64, int64)",
+    "void(int64, int64, float32[::1], uint8[::1], float32[::1], float32[::1], float64[::1], float64, int64, int64, int64)",
     cache=True, nogil=True, error_model="numpy",
 )  # fmt: skip
 @no_type_check
-def _differentiate(first, last, x, given, threshold, seed, g, grad_x, sums, scale, zero_point, qmin, qmax):
+def _differentiate(first, last, x, mask, g, grad_x, sums, scale, zero_point, qmin, qmax):
     """Blocks from `first` to `last`; an empty `grad_x` or `sums` is not asked for."""
     grid = np.float32(scale), np.float32(zero_point), np.float32(qmin), np.float32(qmax)
-    words, drawn = np.empty(BLOCK // 8, np.uint64), np.empty(BLOCK, np.uint8)
     products, unwanted = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for block in range(first, last):
         part = slice(block * BLOCK, min((block + 1) * BLOCK, len(x)))
         size = len(x[part])
         of_x = grad_x[part] if len(grad_x) else unwanted[:size]
-        if len(given):
-            _gradients_some(x[part], given[part], g[part], of_x, products[:size], *grid)
-        elif threshold < FULL:
-            _drawn(block, drawn, words, threshold, seed)
-            _gradients_some(x[part], drawn, g[part], of_x, products[:size], *grid)
+        if len(mask):
+            _gradients_some(x[part], mask[part], g[part], of_x, products[:size], *grid)
         else:
             _gradients_all(x[part], g[part], of_x, products[:size], *grid)
         if len(sums):
