@@ -184,7 +184,7 @@ def _is_spatial_mean(traced: Trace, function: Function) -> bool:
     if dims is None:
         return False
     axes = {dim % ndim for dim in ([dims] if isinstance(dims, int) else dims)}
-    return any(axes <= spatial for spatial in (set(range(2, ndim)), set(range(1, ndim - 1))))
+    return axes <= set(range(2, ndim)) or axes == set(range(1, ndim - 1))
 
 
 def _is_softmax(traced: Trace, value: int) -> bool:

@@ -222,7 +222,7 @@ def _followed(
     """The unit up to a quantised tensor, or None where the chain after it splits, joins, or ends."""
     while not _is_quantised(traced, unit, value := unit.output(traced), sites):
         readers = [traced.functions[index] for index in traced.consumers[value]]
-        if not readers or value in traced.outputs:
+        if not readers or value in traced.outputs or not (unit.tail or unit.steps[-1].bare):
             return None
         if any(other.holds(reader.index) for other in others for reader in readers):
             return None
@@ -251,7 +251,7 @@ def _next_module(
         if call.index == before.index or _inside(before, call):
             break
         reads_all = all(call.holds(reader.index) for reader in readers)
-        single = call.inputs == (value,) and len(call.outputs) == 1 and _is_next_call(traced, unit, call)
+        single = call.inputs == (value,) and call.bare and _is_next_call(traced, unit, call)
         if reads_all and single and not _layer_calls(call, layers) and _is_closed(traced, call):
             found = call
     return found
