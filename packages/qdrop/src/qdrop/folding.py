@@ -135,7 +135,7 @@ def _layer_before(model: nn.Module, traced: Trace, path: str) -> Any:
     producer = traced.values[value].producer
     if producer is None or value in traced.outputs:
         return None
-    if not all(calls[0].holds(consumer) for consumer in traced.consumers[value]):
+    if not all(consumer in calls[0].span for consumer in traced.consumers[value]):
         return None
     layer_call = next(traced.around(traced.functions[producer].call), None)
     if layer_call is None or value not in layer_call.outputs or len(traced.calls_of[layer_call.path]) != 1:

@@ -111,9 +111,10 @@ class ModuleCall:
     last: int
     bare: bool = False
 
-    def holds(self, function: int | None) -> bool:
-        """Whether the function of that index ran within this call."""
-        return function is not None and self.first <= function < self.last
+    @cached_property
+    def span(self) -> range:
+        """The functions (by index) that ran within this call."""
+        return range(self.first, self.last)
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def locate(traced: Trace, value: int) -> Site | None:
     function = traced.functions[producer]
     returning = [call for call in traced.around(function.call) if value in call.outputs and value not in call.inputs]
     for call in returning[:1]:
-        if not any(call.holds(reader) for reader in traced.consumers[value]):
+        if not any(reader in call.span for reader in traced.consumers[value]):
             return Site("module", call.path, call.call, index=call.outputs.index(value))
     if function.call is None or function.name == OPAQUE or value not in function.returned:
         return None
