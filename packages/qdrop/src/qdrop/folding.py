@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_iter, tree_map
 
 from qdrop.attention import ExplicitAttention
@@ -43,8 +44,10 @@ def prepare(model: nn.Module, inputs: Any, forward: Forward | None = None) -> tu
     try:
         prepared = copy.deepcopy(model)
     except Exception as error:
-        raise PlanError(f"{type(model).__name__} cannot be copied: {error}") from error
+        hint = "remove weight norm, and whatever else keeps computed tensors as attributes, first"
+        raise PlanError(f"{type(model).__name__} cannot be copied: {error}", hint=hint) from error
     prepared.eval().float()
+    _bake(prepared)
     inputs = in_float32(inputs)
     notes = _untrained(prepared)
     try:
@@ -52,7 +55,7 @@ def prepare(model: nn.Module, inputs: Any, forward: Forward | None = None) -> tu
     except Exception as error:
         raise PlanError(f"{type(model).__name__} does not run on the example inputs: {error}") from error
     _fold(prepared, before)
-    prepared = _explicit(prepared, before)
+    prepared = _explicit(prepared, before).eval()
     with undisturbed(prepared):
         after = run(prepared, inputs, forward)
     _check_equal(before.result, after)
@@ -84,6 +87,20 @@ def _check(model: nn.Module) -> None:
             raise PlanError(f"parameter {path} is complex; only real weights can be quantised")
         if parameter.is_quantized:
             raise PlanError(f"parameter {path} is quantised already")
+
+
+def _bake(model: nn.Module) -> None:
+    """Makes weights that are computed from others, as `torch.nn.utils.parametrizations` do, plain ones.
+
+    By hand: `remove_parametrizations` takes the weight from the class, which the copy shares with the user's model.
+    """
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            values = {name: getattr(module, name) for name, _ in module.parametrizations.items()}  # type: ignore[operator, union-attr]
+            del module.parametrizations
+            module.__class__ = type(module).__bases__[0]
+            for name, value in values.items():
+                module.register_parameter(name, nn.Parameter(value.detach().clone()))
 
 
 def _untrained(model: nn.Module) -> tuple[str, ...]:
@@ -118,7 +135,7 @@ def _layer_before(model: nn.Module, traced: Trace, path: str) -> Any:
     producer = traced.values[value].producer
     if producer is None or value in traced.outputs:
         return None
-    if not all(calls[0].holds(consumer) for consumer in traced.consumers[value]):
+    if not all(consumer in calls[0].span for consumer in traced.consumers[value]):
         return None
     layer_call = next(traced.around(traced.functions[producer].call), None)
     if layer_call is None or value not in layer_call.outputs or len(traced.calls_of[layer_call.path]) != 1:
@@ -167,7 +184,7 @@ def _rest(norm: nn.Module) -> nn.Module:
     for name in ("drop", "act"):  # the order in which timm's BatchNormAct2d calls them
         if name in parts:
             rest.add_module(name, parts[name])
-    return rest.eval()
+    return rest
 
 
 def _explicit(model: nn.Module, traced: Trace) -> nn.Module:
@@ -204,9 +221,10 @@ def _check_equal(before: Any, after: Any) -> None:
             "the model's outputs have other shapes when it is run again; they must depend on its inputs alone"
         )
     for index, (old, new) in enumerate(zip(*pairs, strict=True)):
-        if not old.numel():
+        differs = (old != new) & ~(old.isnan() & new.isnan())
+        if not differs.any():
             continue
-        change = float((old - new).abs().max() / old.abs().max().clamp_min(1e-12))
+        change = float((old - new)[differs].abs().max() / old[old.isfinite()].abs().max().clamp_min(1e-12))
         if not change <= TOLERANCE:
             raise PlanError(
                 f"folding batch norm changed output {index} by {change:.1e} relative (limit {TOLERANCE:.0e})"

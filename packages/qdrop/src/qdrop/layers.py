@@ -49,7 +49,7 @@ def find_layers(model: nn.Module, traced: Trace) -> tuple[tuple[Layer, ...], tup
     for path, module in model.named_modules():
         calls = traced.calls_of.get(path, ())
         if not _has_weight(module):
-            if isinstance(module, nn.RNNBase | nn.Bilinear) and calls:
+            if isinstance(module, nn.RNNBase | nn.Bilinear | nn.MultiheadAttention) and calls:
                 notes.append(
                     f"{path} ({type(module).__name__}) stays in floating point: its weights cannot be quantised"
                 )

@@ -161,7 +161,7 @@ def locate(traced: Trace, value: int) -> Site | None:
     function = traced.functions[producer]
     returning = [call for call in traced.around(function.call) if value in call.outputs and value not in call.inputs]
     for call in returning[:1]:
-        if not any(call.holds(reader) for reader in traced.consumers[value]):
+        if not any(reader in call.span for reader in traced.consumers[value]):
             return Site("module", call.path, call.call, index=call.outputs.index(value))
     if function.call is None or function.name == OPAQUE or value not in function.returned:
         return None
@@ -184,7 +184,7 @@ def _is_spatial_mean(traced: Trace, function: Function) -> bool:
     if dims is None:
         return False
     axes = {dim % ndim for dim in ([dims] if isinstance(dims, int) else dims)}
-    return any(axes <= spatial for spatial in (set(range(2, ndim)), set(range(1, ndim - 1))))
+    return axes <= set(range(2, ndim)) or axes == set(range(1, ndim - 1))
 
 
 def _is_softmax(traced: Trace, value: int) -> bool:

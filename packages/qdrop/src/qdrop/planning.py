@@ -263,7 +263,7 @@ def _planned_units(
 ) -> tuple[PlannedUnit, ...]:
     planned = []
     for index, unit in enumerate(units):
-        inside = [layer for layer in tuned if unit.holds(layer.functions[0])]
+        inside = [layer for layer in tuned if layer.functions[0] in unit.functions]
         output = unit.output(traced)
         override = overridden(config, unit.name).reg_weight
         planned.append(
@@ -274,7 +274,7 @@ def _planned_units(
                 tail=tuple(function.replay() for function in unit.tail),
                 tail_site=sites[output] if unit.tail else None,
                 layers=tuple(layer.path for layer in inside),
-                sites=tuple(p.site for p in places if unit.holds(p.function)),
+                sites=tuple(p.site for p in places if p.function in unit.functions),
                 frontier=_frontier(traced, units[:index], unit),
                 reg_weight=config.reg_weight if override is None else override,
                 channel_axis=bits.channel_axis(output),
@@ -294,7 +294,7 @@ def _frontier(traced: Trace, earlier: tuple[Unit, ...], unit: Unit) -> tuple[int
         if value in seen or producer is None:
             continue
         seen.add(value)
-        owner = next((index for index, other in enumerate(earlier) if other.holds(producer)), None)
+        owner = next((index for index, other in enumerate(earlier) if producer in other.functions), None)
         if owner is None:
             open_ += traced.functions[producer].inputs
         else:
@@ -303,7 +303,7 @@ def _frontier(traced: Trace, earlier: tuple[Unit, ...], unit: Unit) -> tuple[int
 
 
 def _planned_tensor(p: Place, units: tuple[Unit, ...], bits: Bits, config: QDropConfig) -> PlannedTensor:
-    unit = next((unit.name for unit in units if unit.holds(p.function)), None)
+    unit = next((unit.name for unit in units if p.function in unit.functions), None)
     return PlannedTensor(p.site, bits.of_tensor(p), config.a_symmetric and not p.unsigned, p.shape, unit, p.consumers)
 
 
