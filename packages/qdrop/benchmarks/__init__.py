@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 BATCH, SAMPLES = 32, 64
-ITERS = 20
-"""Iterations of one timed call; ours also measures the unit's error three times in each."""
+SMALL, LARGE = (16, 14, 100), (64, 28, 20)
+"""Channels, pixels of a side, and iterations of one timed call; ours also measures the unit's error three times in each."""
 
-SMALL, LARGE = (16, 14), (64, 28)  # channels, and pixels of a side
+SETTINGS = {"w_bits": 2, "a_bits": 2, "batch_size": BATCH, "warmup": 0.0}
 
 
-def ours(channels: int, side: int) -> Callable[[], object]:
+def ours(channels: int, side: int, iters: int) -> Callable[[], object]:
     """`reconstruct_unit` of the block within a small net."""
     import torch
 
     import qdrop
 
-    unit, teacher, cache, config = _unit(channels, side)
+    unit, teacher, cache, config = _unit(channels, side, iters)
     generator = torch.Generator()
     return lambda: qdrop.reconstruct_unit(unit, teacher, cache, config, generator.manual_seed(0))
 
 
-def reference(channels: int, side: int) -> Callable[[], object]:
+def reference(channels: int, side: int, iters: int) -> Callable[[], object]:
     """The reference's loop on the same block, inputs and step sizes."""
     import torch
 
-    unit, teacher, cache, config = _unit(channels, side)
+    unit, teacher, cache, config = _unit(channels, side, iters)
     quantised, full, target = (each.leaves[0] for each in (cache.quantised_inputs, cache.fp_inputs, cache.fp_outputs))
     convolutions = [
         _Convolution(teacher.layers[path], weight.scale, weight.zero_point, weight.qmax)
@@ -53,14 +53,14 @@ def reference(channels: int, side: int) -> Callable[[], object]:
     def call() -> None:
         by_rounding = torch.optim.Adam([each.alpha for each in convolutions], lr=config.rate_of_alpha)
         by_scale = torch.optim.Adam([each.scale for each in activations], lr=config.rate_of_scale)
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(by_scale, T_max=ITERS, eta_min=0.0)
-        for t in range(1, ITERS + 1):
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(by_scale, T_max=iters, eta_min=0.0)
+        for t in range(1, iters + 1):
             index = torch.randint(0, len(quantised), (BATCH,))
             x, other, y = quantised[index], full[index], target[index]
             x = torch.where(torch.rand_like(x) < config.keep_p, x, other)
             by_rounding.zero_grad()
             by_scale.zero_grad()
-            beta = 2 + 18 * (1 - t / ITERS)
+            beta = 2 + 18 * (1 - t / iters)
             loss = (block(x) - y).abs().pow(2).sum(1).mean()
             for each in convolutions:
                 loss = loss + config.reg_weight * (1 - ((each.h() - 0.5).abs() * 2).pow(beta)).sum()
@@ -72,7 +72,7 @@ def reference(channels: int, side: int) -> Callable[[], object]:
     return call
 
 
-def bare_convolutions(channels: int, side: int) -> Callable[[], object]:
+def bare_convolutions(channels: int, side: int, iters: int) -> Callable[[], object]:
     """Forward and backward of the block's two convolutions, as many times, and nothing else."""
     import torch
     from torch.nn.functional import conv2d
@@ -83,11 +83,51 @@ def bare_convolutions(channels: int, side: int) -> Callable[[], object]:
     upstream = torch.randn(x.shape, generator=generator)
 
     def call() -> None:
-        for _ in range(ITERS):
+        for _ in range(iters):
             y = conv2d(conv2d(x, weights[0], padding=1), weights[1], padding=1)
             torch.autograd.grad(y, weights, upstream)
 
     return call
+
+
+def our_adaround(channels: int, side: int, iters: int) -> Callable[[], object]:
+    """`quantize` of the block alone by AdaRound, layer by layer."""
+    import qdrop
+
+    block, x = _block(channels, side)
+    config = qdrop.QDropConfig(method="adaround", iters=iters, first_last_bits=None, **SETTINGS)
+    return lambda: qdrop.quantize(block, x.split(BATCH), config, progress=False)
+
+
+def aimet_adaround(channels: int, side: int, iters: int) -> Callable[[], object]:
+    """AIMET's AdaRound of the same block, data and iterations."""
+    import logging
+    import tempfile
+
+    import torch
+    from aimet_torch.adaround.adaround_weight import Adaround, AdaroundParameters
+
+    logging.disable(logging.INFO)
+    block, x = _block(channels, side)
+    loader = torch.utils.data.DataLoader(x, batch_size=BATCH)
+    settings = {"default_num_iterations": iters, "default_warm_start": 0.0, "forward_fn": lambda model, x: model(x)}
+    parameters = AdaroundParameters(loader, num_batches=len(loader), **settings)
+
+    def call() -> object:
+        with tempfile.TemporaryDirectory() as folder:
+            return Adaround.apply_adaround(
+                block, x[:1], parameters, folder, "block", default_param_bw=SETTINGS["w_bits"]
+            )
+
+    return call
+
+
+def _block(channels: int, side: int) -> tuple[nn.Module, Tensor]:
+    """The block alone, and inputs as a ReLU would leave them."""
+    import torch
+
+    torch.manual_seed(0)
+    return _net(channels).block, torch.randn(SAMPLES, channels, side, side).relu()
 
 
 class _Convolution:
@@ -132,7 +172,7 @@ class _Activation:
         return torch.where(torch.rand_like(x) < 0.5, rounded, x)
 
 
-def _unit(channels: int, side: int) -> tuple[Any, ...]:
+def _unit(channels: int, side: int, iters: int) -> tuple[Any, ...]:
     """What `quantize` reconstructs the block of `_net` with: the unit of both networks, its cache, and the settings."""
     import torch
 
@@ -148,19 +188,17 @@ def _unit(channels: int, side: int) -> tuple[Any, ...]:
             found["block"] = unit, teacher, cache
         return result
 
-    settings = {"w_bits": 2, "a_bits": 2, "warmup": 0.0, "batch_size": BATCH}
     batches = torch.randn(SAMPLES, 3, side, side).split(BATCH)
     quantization.reconstruct_unit = look
     try:
-        quantization.quantize(model, batches, QDropConfig(iters=0, **settings), progress=False)
+        quantization.quantize(model, batches, QDropConfig(iters=0, **SETTINGS), progress=False)
     finally:
         quantization.reconstruct_unit = reconstruct
-    return *found["block"], QDropConfig(iters=ITERS, **settings)
+    return *found["block"], QDropConfig(iters=iters, **SETTINGS)
 
 
 def _net(channels: int) -> nn.Module:
     """A convolution, the block, and a linear layer."""
-    import torch
     from torch import nn
 
     class Block(nn.Module):
@@ -181,7 +219,43 @@ def _net(channels: int) -> nn.Module:
         def forward(self, x: Tensor) -> Tensor:
             return self.fc(self.block(self.relu(self.stem(x))).mean((2, 3)))
 
-    return torch.nn.Module.eval(Net())
+    return Net().eval()
 
 
-BENCHMARKS: tuple[Benchmark, ...] = ()
+WHAT = "An iteration of a residual block, {0} channels of {1} x {1}, batch 32, W2A2, p = 0.5, one thread"
+
+
+def _against_reference(size: tuple[int, int, int], target: float) -> Benchmark:
+    return Benchmark(
+        id=f"reference-{size[0]}x{size[1]}",
+        statement=f"{WHAT.format(*size)}: at least {target} times as fast as by the reference's loop.",
+        ours=functools.partial(ours, *size),
+        peer=functools.partial(reference, *size),
+        target=target,
+    )
+
+
+def _against_aimet(size: tuple[int, int, int]) -> Benchmark:
+    return Benchmark(
+        id=f"aimet-{size[0]}x{size[1]}",
+        statement=f"AdaRound of that block, layer by layer, {size[2]} iterations each, with ranges of weights and "
+        f"activations, {size[0]} channels of {size[1]} x {size[1]}: no slower than aimet-torch, which finds none of the latter.",
+        ours=functools.partial(our_adaround, *size),
+        peer=functools.partial(aimet_adaround, *size),
+        target=1.0,
+    )
+
+
+BENCHMARKS = (
+    _against_reference(SMALL, 3.0),
+    _against_reference(LARGE, 1.7),
+    Benchmark(
+        id="bare-convolutions-64x28",
+        statement=f"{WHAT.format(*LARGE)}: at most 2.2 times as long as forward and backward of its convolutions alone.",
+        ours=functools.partial(ours, *LARGE),
+        peer=functools.partial(bare_convolutions, *LARGE),
+        target=1 / 2.2,
+    ),
+    _against_aimet(SMALL),
+    _against_aimet(LARGE),
+)
