@@ -99,20 +99,22 @@ def imagenet(trial: Trial) -> dict[str, float]:
     """One seed of ResNet-18 at W2A2 on ImageNet; `--data` holds `train`, `val` and `resnet18.safetensors` or `.pth`."""
     from core_utils.errors import UserError
     from qdrop import QDropConfig, evaluate, quantize
-    from qdrop.data import labelled, unlabelled
-    from qdrop.models import load_model
+    from qdrop.data import batches, samples
+    from qdrop.models import float_model
 
     if trial.data is None:
         raise UserError("this claim needs ImageNet", "--data DIR with train, val and resnet18.safetensors or .pth")
     weights = next((f for f in (trial.data / f"resnet18{s}" for s in (".safetensors", ".pth")) if f.is_file()), None)
     if weights is None:
         raise UserError(f"{trial.data} holds no resnet18.safetensors or resnet18.pth", "put torchvision's weights there")
-    net = load_model("torchvision:resnet18", weights)
-    calib, test = unlabelled(trial.data / "train", 1024, trial.seed), labelled(trial.data / "val")
+    found = float_model("torchvision:resnet18", weights)
+    net = found.model.to(trial.device)
+    train, val = (samples(str(trial.data), part, found.preprocessing) for part in ("train", "test"))
+    calib, test = batches(train, 64, count=FULL_SAMPLES, seed=trial.seed), batches(val, 64)
     figures = {"float": 100 * evaluate(net, test)}
     for name in ("brecq", "case2", "qdrop"):
         config = QDropConfig(w_bits=BITS, a_bits=BITS, method=name, seed=trial.seed)  # type: ignore[arg-type]  # a method
-        qm = quantize(net.to(trial.device), calib, config, workdir=trial.workdir / name, progress=False)
+        qm = quantize(net, calib, config, workdir=trial.workdir / name, progress=False)
         figures[name] = 100 * evaluate(qm, test)
     return {"gain": figures["qdrop"] - figures["case2"], "over_brecq": figures["qdrop"] - figures["brecq"], **figures}
 
