@@ -190,6 +190,17 @@ def test_parametrised_weights_become_plain_ones():
     assert change < 1e-5
 
 
+def test_layers_that_standardise_their_weight_become_plain_ones_with_batch_norm_folded():
+    from timm.layers import StdConv2d, StdConv2dSame
+
+    model = randomised(nn.Sequential(StdConv2d(3, 4, 3), nn.BatchNorm2d(4), StdConv2dSame(4, 4, 3, stride=2)))
+    prepared, change = largest_change(model, torch.randn(2, 3, 8, 8, generator=generator()))
+    assert type(prepared[0]) is nn.Conv2d
+    assert type(prepared[2]) is StdConv2dSame  # it pads as it runs, which a plain layer does not
+    assert norms(prepared) == []
+    assert change < 1e-5
+
+
 class Forgetful(nn.Linear):
     """Its output depends on how often it was called."""
 

@@ -283,6 +283,19 @@ def test_weights_that_cannot_be_quantised_are_named():
     assert "unused: not called on the example inputs, stay in floating point" in planned.notes
 
 
+class Standardised(nn.Conv2d):
+    """Its weight is normalised in every pass."""
+
+    def forward(self, x):
+        return functional.conv2d(x, self.weight / self.weight.std(), self.bias)
+
+
+def test_a_layer_that_computes_its_weight_as_it_runs_is_named_and_left():
+    planned = plan(nn.Sequential(conv(), nn.ReLU(), Standardised(3, 3, 1), nn.ReLU(), conv()), X)
+    assert [weight.path for weight in planned.weights] == ["0", "4"]
+    assert "2 (Standardised) stays in floating point: it computes its weight as it runs" in planned.notes
+
+
 def test_a_weight_that_another_module_multiplies_by_is_planned_all_the_same():
     inner = Lambda(lambda self, x: functional.linear(torch.relu(functional.linear(x, self.p.weight)), self.q.weight))
     inner.p, inner.q = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)

@@ -54,6 +54,8 @@ def prepare(model: nn.Module, inputs: Any, forward: Forward | None = None) -> tu
         before = trace(prepared, inputs, forward)
     except Exception as error:
         raise PlanError(f"{type(model).__name__} does not run on the example inputs: {error}") from error
+    if _standardised(prepared, before):
+        before = trace(prepared, inputs, forward)
     _fold(prepared, before)
     prepared = _explicit(prepared, before).eval()
     with undisturbed(prepared):
@@ -113,6 +115,27 @@ def _untrained(model: nn.Module) -> tuple[str, ...]:
         return ()
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
     return (f"{found[0]}{more}: batch norm that has seen no data (mean 0, variance 1); was the checkpoint loaded?",)
+
+
+def _standardised(model: nn.Module, traced: Trace) -> bool:
+    """Replaces layers that compute their weight from a parameter in every pass by plain ones; whether there were any."""
+    found = False
+    for path, (call, *_) in traced.calls_of.items():
+        layer: Any = model.get_submodule(path)
+        plain = next((kind for kind in FOLDABLE if isinstance(layer, kind)), None)
+        maker = traced.values[call.outputs[0]].producer if len(call.outputs) == 1 else None
+        if plain is None or type(layer) is plain or maker is None or maker not in call.span:
+            continue
+        given = traced.functions[maker].inputs
+        if len(given) < 2 or given[0] not in call.inputs or traced.active[given[1]]:
+            continue
+        weight = traced.values[given[1]]
+        if weight.origin == "function" and weight.shape == tuple(layer.weight.shape):
+            value = traced.tensors[given[1]].clone()
+            layer.weight = nn.Parameter(value, requires_grad=layer.weight.requires_grad)
+            layer.__class__ = plain
+            found = True
+    return found
 
 
 def _fold(model: nn.Module, traced: Trace) -> None:

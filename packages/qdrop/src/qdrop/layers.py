@@ -105,7 +105,8 @@ def _readers(traced: Trace, path: str, held: set[str], weight: int) -> list[Func
     found: dict[int, Function] = {}
     for function in (traced.functions[index] for index in traced.consumers[weight]):
         call = next((call for call in traced.around(function.call) if call.path in held), None)
-        if call is not None and call.path == path:
+        multiplies = function.name == "embedding" or any(traced.active[value] for value in function.inputs)
+        if call is not None and call.path == path and multiplies:
             found.setdefault(-1 - call.index, function)
         elif call is None and function.name in (*_MULTIPLIES, "embedding"):
             found[function.index] = function

@@ -119,7 +119,13 @@ class ModuleCall:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward pass did; values, functions and module calls are told by their index."""
+    """What one forward pass did; values, functions and module calls are told by their index.
+
+    Args:
+        parameters: the value of each parameter, by name.
+        tensors: the tensor of each value, as the pass left it.
+        result: what the model returned.
+    """
 
     values: tuple[Value, ...]
     functions: tuple[Function, ...]
@@ -127,6 +133,7 @@ class Trace:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     parameters: Mapping[str, int]
+    tensors: tuple[Tensor, ...]
     result: Any
 
     @cached_property

@@ -185,8 +185,16 @@ class _Recorder(TorchFunctionMode):
     def finish(self, result: Any) -> Trace:
         """The trace of a pass that returned `result`."""
         outputs = self.tensors(result)
-        calls = tuple(self.calls)
-        return Trace(tuple(self.values), tuple(self.functions), calls, self.inputs, outputs, self.parameters, result)
+        return Trace(
+            values=tuple(self.values),
+            functions=tuple(self.functions),
+            calls=tuple(self.calls),
+            inputs=self.inputs,
+            outputs=outputs,
+            parameters=self.parameters,
+            tensors=tuple(self.kept),
+            result=result,
+        )
 
 
 def _key(tensor: Tensor) -> tuple[int, int]:
