@@ -41,7 +41,7 @@ def test_weights_and_activations_end_on_their_grids(method):
     qm = quantised(short(method=method))
     for path, weight in qm.integer_state().items():
         codes = weight.codes.int()
-        assert 0 <= codes.min()
+        assert codes.min() >= 0
         assert codes.max() <= 2**weight.bits - 1
         wide = (-1, *[1] * (codes.dim() - 1))
         expected = (codes - weight.zero_point.view(wide)).float() * weight.scale.view(wide)

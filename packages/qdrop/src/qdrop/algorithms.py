@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from qdrop.student import ActivationQuantizer, QuantizedWeight, grid
 Role = Literal["weight", "act"]
 
 
+@runtime_checkable
 class Scheme(Protocol):
     """What the benchmark says about one tensor's grid; the names are its own."""
 

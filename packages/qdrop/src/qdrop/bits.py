@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from qdrop.config import LayerOverride, QDropConfig
-from qdrop.layers import CONVOLUTION_NAMES, Layer, layer_input
+from qdrop.layers import CONVOLUTION_NAMES, Layer, layer_inputs
 from qdrop.passes import Function, Trace
 from qdrop.placement import Place, walk_back
 
@@ -92,12 +93,9 @@ class Bits:
 
     @cached_property
     def _last_inputs(self) -> frozenset[int]:
-        found = set()
+        found: set[int] = set()
         for index in self.lasts - self.firsts:
-            for call in range(len(self.layers[index].calls)):
-                value = layer_input(self.traced, self.layers[index], call)
-                if value is not None:
-                    found.add(walk_back(self.traced, value))
+            found |= {walk_back(self.traced, value) for value in layer_inputs(self.traced, self.layers[index])}
         return frozenset(found)
 
     @cached_property
@@ -128,15 +126,24 @@ def _axis(traced: Trace, function: Function, value: int, axes: list[int | None])
     if function.name in ("linear", "addmm"):
         return len(shape) - 1
     source = next((v for v in function.inputs if axes[v] is not None), None)
-    if source is None or len(traced.values[source].shape) != len(shape):
+    if source is None:
         return None
-    axis, ndim = axes[source], len(shape)
-    args = function.args[1:]
-    if function.name == "permute":
-        dims = args[0] if args and not isinstance(args[0], int) else args
-        return [dim % ndim for dim in dims].index(axis) if dims else None
+    before, axis = traced.values[source].shape, axes[source] or 0
+    args, ndim = function.args[1:], len(shape)
+    if function.name == "permute" and args:
+        dims = args[0] if isinstance(args[0], list | tuple) else args
+        return [dim % ndim for dim in dims].index(axis)
     if function.name in ("transpose", "swapaxes", "swapdims") and len(args) == 2:
         one, two = (dim % ndim for dim in args)
-        return {one: two, two: one}.get(axis, axis)  # type: ignore[arg-type]  # the axis is known here
-    same = traced.values[source].shape[axis] == shape[axis]  # type: ignore[index]
-    return axis if same or function.name.startswith(("cat", "concat")) else None
+        return {one: two, two: one}.get(axis, axis)
+    if len(before) == ndim and (before[axis] == shape[axis] or function.name.startswith(("cat", "concat"))):
+        return axis
+    return _reshaped(before, axis, shape)
+
+
+def _reshaped(before: tuple[int, ...], axis: int, shape: tuple[int, ...]) -> int | None:
+    """Where an axis lies after a reshape: as many elements before it and as long; else None."""
+    leading = math.prod(before[:axis])
+    if math.prod(before) != math.prod(shape):
+        return None
+    return next((i for i, n in enumerate(shape) if n == before[axis] and math.prod(shape[:i]) == leading), None)

@@ -79,8 +79,8 @@ class Engine:
         reconstruct: Callable[..., UnitResult],
         progress: bool,
         callback: Callable[[UnitResult], None] | None,
-    ) -> QuantizedModel:
-        """Goes through all units; `reconstruct` has the signature of `reconstruct_unit`."""
+    ) -> None:
+        """Quantises `student` through all units; `reconstruct` has the signature of `reconstruct_unit`."""
         student, config = self.student, self.config
         inside = {site.name for unit in self.plan.units for site in unit.sites}
         outside = [name for name in student.activations if name not in inside]
@@ -95,7 +95,6 @@ class Engine:
             if not self.behind_quantised:
                 self._find_ranges(list(student.activations))
         student.set_enabled(None, True)
-        return student
 
     @property
     def behind_quantised(self) -> bool:
@@ -182,7 +181,7 @@ class Engine:
         """This rank's part of the first `init_samples` samples of all ranks."""
         return min(self.data.samples, max(0, self.config.init_samples - self.samples.offset))
 
-    def _run_student(self, _: nn.Module, inputs: Any) -> Any:
+    def _run_student(self, _: Any, inputs: Any) -> Any:
         """The inner model, its calls counted from 0."""
         self.student.counts.clear()
         return self.forward(self.student.model, inputs)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_iter, tree_map
 
 from qdrop.attention import ExplicitAttention
@@ -43,16 +44,20 @@ def prepare(model: nn.Module, inputs: Any, forward: Forward | None = None) -> tu
     try:
         prepared = copy.deepcopy(model)
     except Exception as error:
-        raise PlanError(f"{type(model).__name__} cannot be copied: {error}") from error
+        hint = "remove weight norm, and whatever else keeps computed tensors as attributes, first"
+        raise PlanError(f"{type(model).__name__} cannot be copied: {error}", hint=hint) from error
     prepared.eval().float()
+    _bake(prepared)
     inputs = in_float32(inputs)
     notes = _untrained(prepared)
     try:
         before = trace(prepared, inputs, forward)
     except Exception as error:
         raise PlanError(f"{type(model).__name__} does not run on the example inputs: {error}") from error
+    if _standardised(prepared, before):
+        before = trace(prepared, inputs, forward)
     _fold(prepared, before)
-    prepared = _explicit(prepared, before)
+    prepared = _explicit(prepared, before).eval()
     with undisturbed(prepared):
         after = run(prepared, inputs, forward)
     _check_equal(before.result, after)
@@ -86,6 +91,20 @@ def _check(model: nn.Module) -> None:
             raise PlanError(f"parameter {path} is quantised already")
 
 
+def _bake(model: nn.Module) -> None:
+    """Makes weights that are computed from others, as `torch.nn.utils.parametrizations` do, plain ones.
+
+    By hand: `remove_parametrizations` takes the weight from the class, which the copy shares with the user's model.
+    """
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            values = {name: getattr(module, name) for name, _ in module.parametrizations.items()}  # type: ignore[operator, union-attr]
+            del module.parametrizations
+            module.__class__ = type(module).__bases__[0]
+            for name, value in values.items():
+                module.register_parameter(name, nn.Parameter(value.detach().clone()))
+
+
 def _untrained(model: nn.Module) -> tuple[str, ...]:
     found = [
         path
@@ -96,6 +115,27 @@ def _untrained(model: nn.Module) -> tuple[str, ...]:
         return ()
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
     return (f"{found[0]}{more}: batch norm that has seen no data (mean 0, variance 1); was the checkpoint loaded?",)
+
+
+def _standardised(model: nn.Module, traced: Trace) -> bool:
+    """Replaces layers that compute their weight from a parameter in every pass by plain ones; whether there were any."""
+    found = False
+    for path, (call, *_) in traced.calls_of.items():
+        layer: Any = model.get_submodule(path)
+        plain = next((kind for kind in FOLDABLE if isinstance(layer, kind)), None)
+        maker = traced.values[call.outputs[0]].producer if len(call.outputs) == 1 else None
+        if plain is None or type(layer) is plain or maker is None or maker not in call.span:
+            continue
+        given = traced.functions[maker].inputs
+        if len(given) < 2 or given[0] not in call.inputs or traced.active[given[1]]:
+            continue
+        weight = traced.values[given[1]]
+        if weight.origin == "function" and weight.shape == tuple(layer.weight.shape):
+            value = traced.tensors[given[1]].clone()
+            layer.weight = nn.Parameter(value, requires_grad=layer.weight.requires_grad)
+            layer.__class__ = plain
+            found = True
+    return found
 
 
 def _fold(model: nn.Module, traced: Trace) -> None:
@@ -118,7 +158,7 @@ def _layer_before(model: nn.Module, traced: Trace, path: str) -> Any:
     producer = traced.values[value].producer
     if producer is None or value in traced.outputs:
         return None
-    if not all(calls[0].holds(consumer) for consumer in traced.consumers[value]):
+    if not all(consumer in calls[0].span for consumer in traced.consumers[value]):
         return None
     layer_call = next(traced.around(traced.functions[producer].call), None)
     if layer_call is None or value not in layer_call.outputs or len(traced.calls_of[layer_call.path]) != 1:
@@ -167,7 +207,7 @@ def _rest(norm: nn.Module) -> nn.Module:
     for name in ("drop", "act"):  # the order in which timm's BatchNormAct2d calls them
         if name in parts:
             rest.add_module(name, parts[name])
-    return rest.eval()
+    return rest
 
 
 def _explicit(model: nn.Module, traced: Trace) -> nn.Module:
@@ -204,9 +244,10 @@ def _check_equal(before: Any, after: Any) -> None:
             "the model's outputs have other shapes when it is run again; they must depend on its inputs alone"
         )
     for index, (old, new) in enumerate(zip(*pairs, strict=True)):
-        if not old.numel():
+        differs = (old != new) & ~(old.isnan() & new.isnan())
+        if not differs.any():
             continue
-        change = float((old - new).abs().max() / old.abs().max().clamp_min(1e-12))
+        change = float((old - new)[differs].abs().max() / old[old.isfinite()].abs().max().clamp_min(1e-12))
         if not change <= TOLERANCE:
             raise PlanError(
                 f"folding batch norm changed output {index} by {change:.1e} relative (limit {TOLERANCE:.0e})"

@@ -97,6 +97,7 @@ class ModuleCall:
         parent: index of the module call around it, or None.
         inputs: values among args, then kwargs, in pytree order.
         outputs: values among what it returned, in pytree order.
+        bare: it returned a tensor, not a structure that holds some.
         first: index of the first function that ran within it; `last` is one past the last one.
     """
 
@@ -108,15 +109,23 @@ class ModuleCall:
     outputs: tuple[int, ...]
     first: int
     last: int
+    bare: bool = False
 
-    def holds(self, function: int | None) -> bool:
-        """Whether the function of that index ran within this call."""
-        return function is not None and self.first <= function < self.last
+    @cached_property
+    def span(self) -> range:
+        """The functions (by index) that ran within this call."""
+        return range(self.first, self.last)
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward pass did; values, functions and module calls are told by their index."""
+    """What one forward pass did; values, functions and module calls are told by their index.
+
+    Args:
+        parameters: the value of each parameter, by name.
+        tensors: the tensor of each value, as the pass left it.
+        result: what the model returned.
+    """
 
     values: tuple[Value, ...]
     functions: tuple[Function, ...]
@@ -124,6 +133,7 @@ class Trace:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     parameters: Mapping[str, int]
+    tensors: tuple[Tensor, ...]
     result: Any
 
     @cached_property

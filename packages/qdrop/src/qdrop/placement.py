@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qdrop.layers import Layer, layer_input
+from qdrop.layers import Layer, layer_inputs
 from qdrop.passes import OPAQUE, Function, Trace
 from qdrop.sites import Site
 
@@ -104,11 +104,10 @@ def place(traced: Trace, layers: tuple[Layer, ...], skipped: frozenset[int], ski
     for index, layer in enumerate(layers):
         if layer.embedding or index in skipped:
             continue
-        for call in range(len(layer.calls)):
-            value = layer_input(traced, layer, call)
-            value = None if value is None else walk_back(traced, value)
-            if value is not None and is_activation(traced, value):
-                readers.setdefault(value, []).append(index)
+        for value in layer_inputs(traced, layer):
+            source = walk_back(traced, value)
+            if is_activation(traced, source):
+                readers.setdefault(source, []).append(index)
     found: dict[Site, Place] = {}
     for value, indices in readers.items():
         paths = tuple(dict.fromkeys(layers[index].path for index in indices))
@@ -162,7 +161,7 @@ def locate(traced: Trace, value: int) -> Site | None:
     function = traced.functions[producer]
     returning = [call for call in traced.around(function.call) if value in call.outputs and value not in call.inputs]
     for call in returning[:1]:
-        if not any(call.holds(reader) for reader in traced.consumers[value]):
+        if not any(reader in call.span for reader in traced.consumers[value]):
             return Site("module", call.path, call.call, index=call.outputs.index(value))
     if function.call is None or function.name == OPAQUE or value not in function.returned:
         return None
@@ -185,7 +184,7 @@ def _is_spatial_mean(traced: Trace, function: Function) -> bool:
     if dims is None:
         return False
     axes = {dim % ndim for dim in ([dims] if isinstance(dims, int) else dims)}
-    return any(axes <= spatial for spatial in (set(range(2, ndim)), set(range(1, ndim - 1))))
+    return axes <= set(range(2, ndim)) or axes == set(range(1, ndim - 1))
 
 
 def _is_softmax(traced: Trace, value: int) -> bool:
@@ -196,12 +195,11 @@ def _is_softmax(traced: Trace, value: int) -> bool:
 def _at_layer(traced: Trace, layers: tuple[Layer, ...], index: int, value: int) -> Iterable[Place]:
     """Sites at the layer itself, for a tensor that nothing seen has made."""
     layer = layers[index]
-    for call, reader in zip(layer.calls, layer.functions, strict=True):
+    for reader, given in zip(layer.functions, layer_inputs(traced, layer), strict=False):
         function = traced.functions[reader]
-        given = next((v for v in function.inputs if walk_back(traced, v) == value), None)
-        if given is not None:
-            position = function.inputs.index(given)
-            site = Site("operand", layer.path, call.call, function.name, function.ordinal, position)
+        if walk_back(traced, given) == value and function.call is not None:
+            call, position = traced.calls[function.call], function.inputs.index(given)
+            site = Site("operand", call.path, call.call, function.name, function.ordinal, position)
             yield Place(site, given, traced.values[given].shape, reader, (index,), (layer.path,))
 
 

@@ -202,7 +202,12 @@ def plan_prepared(
         if index not in skipped
     )
     tensors = tuple(_planned_tensor(p, found, bits, config) for p in places)
-    notes = (*notes, *skipped.values(), *alone.values(), *_unrecognised(found, config))
+    homeless = (
+        f"{layer.path}: multiplied by another module and in no block, rounded to nearest"
+        for layer in tuned
+        if layer.path not in owner
+    )
+    notes = (*notes, *skipped.values(), *alone.values(), *homeless, *_unrecognised(found, config))
     return Plan(
         planned,
         weights,
@@ -241,8 +246,8 @@ def _alone(layers: tuple[Layer, ...], skipped: dict[int, str]) -> dict[int, str]
             found[index] = f"{layer.path}: shares its weight with {', '.join(tied)}, rounded to nearest"
         elif layer.embedding:
             found[index] = f"{layer.path}: embedding, 8-bit weights rounded to nearest"
-        elif len(layer.calls) > 1:
-            found[index] = f"{layer.path}: called {len(layer.calls)} times in a pass, rounded to nearest"
+        elif len(layer.functions) > 1:
+            found[index] = f"{layer.path}: used {len(layer.functions)} times in a pass, rounded to nearest"
     return found
 
 
@@ -258,7 +263,7 @@ def _planned_units(
 ) -> tuple[PlannedUnit, ...]:
     planned = []
     for index, unit in enumerate(units):
-        inside = [layer for layer in tuned if unit.holds(layer.functions[0])]
+        inside = [layer for layer in tuned if layer.functions[0] in unit.functions]
         output = unit.output(traced)
         override = overridden(config, unit.name).reg_weight
         planned.append(
@@ -269,7 +274,7 @@ def _planned_units(
                 tail=tuple(function.replay() for function in unit.tail),
                 tail_site=sites[output] if unit.tail else None,
                 layers=tuple(layer.path for layer in inside),
-                sites=tuple(p.site for p in places if unit.holds(p.function)),
+                sites=tuple(p.site for p in places if p.function in unit.functions),
                 frontier=_frontier(traced, units[:index], unit),
                 reg_weight=config.reg_weight if override is None else override,
                 channel_axis=bits.channel_axis(output),
@@ -289,7 +294,7 @@ def _frontier(traced: Trace, earlier: tuple[Unit, ...], unit: Unit) -> tuple[int
         if value in seen or producer is None:
             continue
         seen.add(value)
-        owner = next((index for index, other in enumerate(earlier) if other.holds(producer)), None)
+        owner = next((index for index, other in enumerate(earlier) if producer in other.functions), None)
         if owner is None:
             open_ += traced.functions[producer].inputs
         else:
@@ -298,7 +303,7 @@ def _frontier(traced: Trace, earlier: tuple[Unit, ...], unit: Unit) -> tuple[int
 
 
 def _planned_tensor(p: Place, units: tuple[Unit, ...], bits: Bits, config: QDropConfig) -> PlannedTensor:
-    unit = next((unit.name for unit in units if unit.holds(p.function)), None)
+    unit = next((unit.name for unit in units if p.function in unit.functions), None)
     return PlannedTensor(p.site, bits.of_tensor(p), config.a_symmetric and not p.unsigned, p.shape, unit, p.consumers)
 
 

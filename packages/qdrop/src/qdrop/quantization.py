@@ -81,7 +81,8 @@ def quantize(
         folder = nullcontext() if workdir is None else Run.open(Path(workdir), held, resume=resume)
         with folder as kept:
             engine = Engine(teacher, planned, config, data, forward or run, example, kept)
-            return engine.quantize(reconstruct_unit, progress, callback)
+            engine.quantize(reconstruct_unit, progress, callback)
+    return engine.student
 
 
 def reconstruct_unit(

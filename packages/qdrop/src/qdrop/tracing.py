@@ -104,15 +104,16 @@ class _Recorder(TorchFunctionMode):
         return len(self.values) - 1
 
     def look_up(self, tensor: Tensor) -> int:
-        """The tensor's value; one that no function was seen to make comes from the inputs of the module at hand."""
+        """The tensor's value; one that no function was seen to make may come from all that its module has seen."""
         value = self.seen.get(_key(tensor))
         if value is not None:
             return value
         older = [
             self.seen[id(tensor), version] for version in range(tensor._version) if (id(tensor), version) in self.seen
         ]
-        sources = list(self.calls[self.stack[-1].index].inputs) if self.stack else list(self.inputs)
-        return self.derive(tensor, (*older[-1:], *sources))
+        call = self.calls[self.stack[-1].index] if self.stack else None
+        made = [value for function in self.functions[call.first if call else 0 :] for value in function.made]
+        return self.derive(tensor, tuple(dict.fromkeys((*older[-1:], *(call.inputs if call else self.inputs), *made))))
 
     def derive(self, tensor: Tensor, sources: tuple[int, ...]) -> int:
         """The value of a tensor that was made, or written to through a view, out of sight."""
@@ -170,7 +171,8 @@ class _Recorder(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 outputs = self.tensors(result)
                 index = self.stack.pop().index
-                self.calls[index] = replace(self.calls[index], outputs=outputs, last=len(self.functions))
+                last, bare = len(self.functions), isinstance(result, Tensor)
+                self.calls[index] = replace(self.calls[index], outputs=outputs, last=last, bare=bare)
 
         return [
             module.register_forward_pre_hook(enter, with_kwargs=True),
@@ -183,8 +185,16 @@ class _Recorder(TorchFunctionMode):
     def finish(self, result: Any) -> Trace:
         """The trace of a pass that returned `result`."""
         outputs = self.tensors(result)
-        calls = tuple(self.calls)
-        return Trace(tuple(self.values), tuple(self.functions), calls, self.inputs, outputs, self.parameters, result)
+        return Trace(
+            values=tuple(self.values),
+            functions=tuple(self.functions),
+            calls=tuple(self.calls),
+            inputs=self.inputs,
+            outputs=outputs,
+            parameters=self.parameters,
+            tensors=tuple(self.kept),
+            result=result,
+        )
 
 
 def _key(tensor: Tensor) -> tuple[int, int]:

@@ -8,13 +8,16 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from typing import Literal
 
 from torch import nn
 
 from qdrop.errors import PlanError
-from qdrop.layers import Layer
+from qdrop.layers import Layer, layer_inputs
 from qdrop.passes import Function, ModuleCall, Trace
+from qdrop.placement import walk_back
 from qdrop.sites import Site
 
 MAX_UNIT_PARAMS = 128 * 2**20
@@ -38,9 +41,10 @@ class Unit:
     steps: tuple[ModuleCall, ...]
     tail: tuple[Function, ...] = ()
 
-    def holds(self, function: int | None) -> bool:
-        """Whether the function of that index belongs to the unit."""
-        return any(step.holds(function) for step in self.steps) or any(step.index == function for step in self.tail)
+    @cached_property
+    def functions(self) -> frozenset[int]:
+        """The functions (by index) that belong to the unit."""
+        return frozenset(chain(*(step.span for step in self.steps), (step.index for step in self.tail)))
 
     def output(self, traced: Trace) -> int:
         """The unit's main output."""
@@ -82,12 +86,18 @@ def find_units(
                 chosen.append(call)
     own = {layer.path for layer in layers}
     units = [Unit(call.path, "layer" if call.path in own else "block", (call,)) for call in chosen]
-    inside = {layer.path for layer in layers for unit in units if unit.holds(layer.functions[0])}
-    units += [Unit(layer.path, "layer", layer.calls) for layer in layers if layer.path not in inside]
+    inside = {layer.path for layer in layers for unit in units if layer.functions[0] in unit.functions}
+    every = (*layers, *fixed)
+    units += [
+        Unit(layer.path, "layer", (_around_input(traced, layer, layer.calls[0], every, sites),))
+        for layer in layers
+        if layer.path not in inside and layer.calls
+    ]
     units.sort(key=lambda unit: unit.steps[0].first)
+    taken = frozenset().union(*(unit.functions for unit in units))
     for index, unit in enumerate(units):
-        others = [other for other in units if other is not unit]
-        units[index] = _extended(traced, unit, others, (*layers, *fixed), sites)
+        units[index] = _extended(traced, unit, taken - unit.functions, every, sites)
+        taken |= units[index].functions
     return tuple(units)
 
 
@@ -160,17 +170,35 @@ def _blocks(model: nn.Module, candidates: Sequence[ModuleCall], layers: Sequence
     return [call for call in candidates if _kind(model, call) not in stages]
 
 
+def _around_input(
+    traced: Trace, layer: Layer, call: ModuleCall, layers: Sequence[Layer], sites: Mapping[int, Site]
+) -> ModuleCall:
+    """The layer's call, or that of the module around it which makes its quantised input from an unquantised one."""
+    source = walk_back(traced, layer_inputs(traced, layer)[0])
+    maker = traced.values[source].producer
+    if source not in sites or maker in call.span:
+        return call
+    for wrapper in _wrappers(traced, call, layers):
+        if maker in wrapper.span:
+            return wrapper
+    return call
+
+
 def _extended(
-    traced: Trace, unit: Unit, others: Sequence[Unit], layers: Sequence[Layer], sites: Mapping[int, Site]
+    traced: Trace, unit: Unit, taken: frozenset[int], layers: Sequence[Layer], sites: Mapping[int, Site]
 ) -> Unit:
     """The unit with what follows it, one after the other, up to the first tensor that is quantised.
 
     A layer that is alone in the module around it may be represented by that module, which may contain what follows.
     """
     fallback = unit
-    for start in (unit.steps[-1], *_wrappers(traced, unit, others, layers)):
+    single = unit.kind == "layer" and len(unit.steps) == 1
+    wrappers = list(_wrappers(traced, unit.steps[0], layers)) if single else []
+    for start in (unit.steps[-1], *wrappers):
+        if not taken.isdisjoint(start.span):
+            break
         widened = replace(unit, steps=(*unit.steps[:-1], start))
-        longer = _followed(traced, widened, others, layers, sites)
+        longer = _followed(traced, widened, taken, layers, sites)
         if longer is None:
             continue
         if not longer.tail or sites[longer.output(traced)].kind == "function":
@@ -179,30 +207,31 @@ def _extended(
     return fallback
 
 
-def _wrappers(traced: Trace, unit: Unit, others: Sequence[Unit], layers: Sequence[Layer]) -> Iterator[ModuleCall]:
-    """Modules around a single layer that hold no other layer and take and return one tensor."""
-    if unit.kind != "layer" or len(unit.steps) != 1:
-        return
-    for call in list(traced.around(unit.steps[0].parent)):
-        alone = len(_layer_calls(call, layers)) == 1 and len(traced.calls_of[call.path]) == 1
-        if not call.path or not alone or len(_main(traced, call.outputs)) != 1 or len(_main(traced, call.inputs)) != 1:
+def _wrappers(traced: Trace, call: ModuleCall, layers: Sequence[Layer]) -> Iterator[ModuleCall]:
+    """Modules around a layer's call that hold no other layer and take and return one tensor, from the inside."""
+    for outer in traced.around(call.parent):
+        alone = len(_layer_calls(outer, layers)) == 1 and len(traced.calls_of[outer.path]) == 1
+        if (
+            not outer.path
+            or not alone
+            or len(_main(traced, outer.outputs)) != 1
+            or len(_main(traced, outer.inputs)) != 1
+        ):
             return
-        if any(other.holds(function) for other in others for function in range(call.first, call.last)):
-            return
-        yield call
+        yield outer
 
 
 def _followed(
-    traced: Trace, unit: Unit, others: Sequence[Unit], layers: Sequence[Layer], sites: Mapping[int, Site]
+    traced: Trace, unit: Unit, taken: frozenset[int], layers: Sequence[Layer], sites: Mapping[int, Site]
 ) -> Unit | None:
     """The unit up to a quantised tensor, or None where the chain after it splits, joins, or ends."""
-    while (value := unit.output(traced)) not in sites:
+    while not _is_quantised(traced, unit, value := unit.output(traced), sites):
         readers = [traced.functions[index] for index in traced.consumers[value]]
-        if not readers or value in traced.outputs:
+        if not readers or value in traced.outputs or not (unit.tail or unit.steps[-1].bare):
             return None
-        if any(other.holds(reader.index) for other in others for reader in readers):
+        if any(reader.index in taken for reader in readers):
             return None
-        step = None if unit.tail else _next_module(traced, unit.steps[-1], value, readers, layers)
+        step = None if unit.tail else _next_module(traced, unit, value, readers, layers)
         if step is not None:
             unit = replace(unit, steps=(*unit.steps, step))
         elif len(readers) == 1 and _is_chain(readers[0]):
@@ -212,19 +241,32 @@ def _followed(
     return unit
 
 
+def _is_quantised(traced: Trace, unit: Unit, value: int, sites: Mapping[int, Site]) -> bool:
+    """Whether the unit's output, or what it is a rearrangement of, is quantised within the unit."""
+    source = walk_back(traced, value)
+    return source in sites and traced.values[source].producer in unit.functions
+
+
 def _next_module(
-    traced: Trace, before: ModuleCall, value: int, readers: Sequence[Function], layers: Sequence[Layer]
+    traced: Trace, unit: Unit, value: int, readers: Sequence[Function], layers: Sequence[Layer]
 ) -> ModuleCall | None:
-    """The outermost module after `before` that reads the value alone, returns one tensor, and holds no layer."""
-    found = None
+    """The outermost module after the unit that reads the value alone, returns one tensor, and holds no layer."""
+    found, before = None, unit.steps[-1]
     for call in traced.around(readers[0].call):
-        if _inside(before, call) or before.index == call.index:
+        if call.index == before.index or _inside(before, call):
             break
-        reads_all = all(call.holds(reader.index) for reader in readers)
-        single = call.inputs == (value,) and len(call.outputs) == 1 and len(traced.calls_of[call.path]) == 1
+        reads_all = all(reader.index in call.span for reader in readers)
+        single = call.inputs == (value,) and call.bare and _is_next_call(traced, unit, call)
         if reads_all and single and not _layer_calls(call, layers) and _is_closed(traced, call):
             found = call
     return found
+
+
+def _is_next_call(traced: Trace, unit: Unit, call: ModuleCall) -> bool:
+    """Whether the module is not called between the unit's start and this call, but within the unit."""
+    start = unit.steps[0].first
+    between = (other for other in traced.calls_of[call.path] if start <= other.first < call.first)
+    return all(any(other.first in step.span for step in unit.steps) for other in between)
 
 
 def _is_closed(traced: Trace, call: ModuleCall) -> bool:
@@ -243,11 +285,11 @@ def _is_chain(function: Function) -> bool:
 
 
 def _within(call: ModuleCall, layers: Sequence[Layer]) -> list[Layer]:
-    return [layer for layer in layers if all(call.holds(function) for function in layer.functions)]
+    return [layer for layer in layers if all(function in call.span for function in layer.functions)]
 
 
 def _layer_calls(call: ModuleCall, layers: Sequence[Layer]) -> list[int]:
-    return [function for layer in layers for function in layer.functions if call.holds(function)]
+    return [function for layer in layers for function in layer.functions if function in call.span]
 
 
 def _size(call: ModuleCall, layers: Sequence[Layer]) -> int:
