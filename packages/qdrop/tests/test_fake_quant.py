@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qdrop import fake_quant
+from qdrop.errors import ConfigError
 from qdrop.fake_quant import fake_quantize, lsq_fake_quantize, mix, qdrop_fake_quantize, random_mask
 
 
@@ -260,3 +261,21 @@ def test_a_generator_in_the_same_state_draws_the_same_mask_and_moves_on():
 def test_numba_is_loaded_only_when_a_tensor_is_rounded():
     code = "import sys, qdrop, qdrop.fake_quant, qdrop.adaround, qdrop.ranges; assert 'numba' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_masks_of_another_shape_are_refused():
+    x, mask = torch.ones(4, 3), torch.ones(3, dtype=torch.bool)
+    with pytest.raises(ConfigError, match=r"\(4, 3\), got \(3,\)"):
+        qdrop_fake_quantize(x, torch.tensor(0.3), 1, 0, 3, 0.5, mask=mask)
+    with pytest.raises(ConfigError, match=r"\(4, 3\), got \(3,\)"):
+        mix(x, x, mask)
+    with pytest.raises(ConfigError, match="one shape"):
+        mix(x, x[0], torch.ones(4, 3, dtype=torch.bool))
+
+
+def test_second_derivatives_are_refused_rather_than_wrong():
+    x, scale = torch.ones(3, requires_grad=True), torch.tensor(0.3, requires_grad=True)
+    y = lsq_fake_quantize(x, scale, 1, 0, 3, 1.0)
+    (first,) = torch.autograd.grad(y.square().sum(), scale, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.backward()

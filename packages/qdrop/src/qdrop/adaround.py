@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from qdrop.fake_quant import widest
 
@@ -54,7 +55,7 @@ class AdaRound:
         shape = [1] * weight.dim()
         if scale.dim():
             shape[axis] = -1
-        weight = weight.detach().float()
+        weight = weight.detach().float().contiguous()
         self.scale = scale.detach().float().reshape(shape)
         self.zero_point = zero_point.detach().reshape(shape).to(weight)
         self.qmin, self.qmax = qmin, qmax
@@ -152,6 +153,7 @@ class _Soft(torch.autograd.Function):
         return soft, (1 - (2 * h - 1).abs_().pow_(beta)).sum(dtype=widest(h)).to(alpha.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         of_soft, of_regulariser = gradients
         sigmoid, base, scale, _ = ctx.saved_tensors
