@@ -94,9 +94,13 @@ def our_adaround(channels: int, side: int, iters: int) -> Callable[[], object]:
     """`quantize` of the block alone by AdaRound, layer by layer."""
     import qdrop
 
-    block, x = _block(channels, side)
-    config = qdrop.QDropConfig(method="adaround", iters=iters, first_last_bits=None, **SETTINGS)
-    return lambda: qdrop.quantize(block, x.split(BATCH), config, progress=False)
+    def call(channels: int, side: int, iters: int) -> object:
+        block, x = _block(channels, side)
+        config = qdrop.QDropConfig(method="adaround", iters=iters, first_last_bits=None, **SETTINGS)
+        return qdrop.quantize(block, x.split(BATCH), config, progress=False)
+
+    call(2, 4, 1)  # loads the kernels
+    return functools.partial(call, channels, side, iters)
 
 
 def aimet_adaround(channels: int, side: int, iters: int) -> Callable[[], object]:
@@ -108,18 +112,19 @@ def aimet_adaround(channels: int, side: int, iters: int) -> Callable[[], object]
     from aimet_torch.adaround.adaround_weight import Adaround, AdaroundParameters
 
     logging.disable(logging.INFO)
-    block, x = _block(channels, side)
-    loader = torch.utils.data.DataLoader(x, batch_size=BATCH)
-    settings = {"default_num_iterations": iters, "default_warm_start": 0.0, "forward_fn": lambda model, x: model(x)}
-    parameters = AdaroundParameters(loader, num_batches=len(loader), **settings)
 
-    def call() -> object:
+    def call(channels: int, side: int, iters: int) -> object:
+        block, x = _block(channels, side)
+        loader = torch.utils.data.DataLoader(x, batch_size=BATCH)
+        settings = {"default_num_iterations": iters, "default_warm_start": 0.0, "forward_fn": lambda model, x: model(x)}
+        parameters = AdaroundParameters(loader, num_batches=len(loader), **settings)
         with tempfile.TemporaryDirectory() as folder:
             return Adaround.apply_adaround(
                 block, x[:1], parameters, folder, "block", default_param_bw=SETTINGS["w_bits"]
             )
 
-    return call
+    call(2, 4, 1)
+    return functools.partial(call, channels, side, iters)
 
 
 def _block(channels: int, side: int) -> tuple[nn.Module, Tensor]:

@@ -230,7 +230,7 @@ def test_results_do_not_depend_on_threads():
 
 @pytest.mark.parametrize("keep", [0.25, 0.5, 0.9])
 def test_each_byte_of_a_word_is_true_with_the_probability_asked_for(keep):
-    """Within 5 standard deviations of round(256 keep) / 256; torch's `random_()` alone would leave every eighth too high."""
+    """Within 5 standard deviations of round(256 keep) / 256, at each of the eight places in a hashed word."""
     mask = random_mask((8, 2**16), keep, seeded())
     p = round(256 * keep) / 256
     shares = mask.reshape(-1, 8).float().mean(0)

@@ -253,9 +253,9 @@ def test_ranks_that_hold_parts_agree_on_the_range_of_the_whole():
     assert [len(each) for each in sent] == [3, 3]
 
 
-def test_a_rank_without_values_joins_in():
+@pytest.mark.parametrize("x", [torch.tensor([]), []])
+def test_a_rank_without_values_joins_in(x):
     counted = []
-    x = torch.tensor([])
     other = torch.tensor([[1.0], [2.0]])
 
     def reduce_sum(tensor):

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from qdrop.fake_quant import widest
+
 GAMMA, ZETA = -0.1, 1.1
 """How far the sigmoid is stretched beyond 0 and 1, so that h reaches them at a finite alpha."""
 
@@ -147,7 +149,7 @@ class _Soft(torch.autograd.Function):
         soft = (base + h).clamp_(qmin, qmax).sub_(zero_point).mul_(scale)
         if beta is None:
             return soft, alpha.new_zeros(())
-        return soft, (1 - (2 * h - 1).abs_().pow_(beta)).sum(dtype=torch.float64).to(alpha.dtype)
+        return soft, (1 - (2 * h - 1).abs_().pow_(beta)).sum(dtype=widest(h)).to(alpha.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -116,9 +116,7 @@ def random_mask(
 ) -> Bool[Tensor, "*shape"]:
     """Draws True with probability round(256 keep) / 256, independently per element.
 
-    An element costs a byte, eight to a random word. On a CPU the words are hashes of a counter from a seed that the
-    generator gives, elsewhere the generator's own, in the whole range of int64: by default `random_` leaves the sign bit
-    at 0, and with it every eighth byte below 128.
+    An element costs a random byte. On a CPU the bytes are hashes of their places and of a seed that the generator gives.
     """
     shape, threshold = torch.Size(shape), round(FULL * keep)
     if threshold >= FULL:
@@ -126,9 +124,8 @@ def random_mask(
     if torch.device(device).type == "cpu":
         seed = torch.empty((), dtype=torch.int64).random_(-(2**63), None, generator=generator).item()
         return _kernels().random_mask(shape, threshold, seed)  # type: ignore[no-any-return]
-    words = torch.empty((shape.numel() + 7) // 8, dtype=torch.int64, device=device)
-    words.random_(-(2**63), None, generator=generator)
-    return words.view(torch.uint8)[: shape.numel()].view(shape) < threshold
+    draws = torch.empty(shape, dtype=torch.uint8, device=device).random_(0, FULL, generator=generator)
+    return draws < threshold
 
 
 def mix(
@@ -177,7 +174,7 @@ class _FakeQuantize(torch.autograd.Function):
             of_scale = None if of_scale is None else scale.new_tensor(of_scale * grad_scale)
         else:
             of_x, of_scale = _differentiate(x, upstream, scale, zero_point, qmin, qmax, mask)
-            of_scale = (of_scale * grad_scale).to(scale.dtype)
+            of_scale = (of_scale * grad_scale).to(scale)
         return of_x, of_scale, None, None, None, None, None
 
 
@@ -198,7 +195,12 @@ def _differentiate(
     of_scale = code.clamp_(qmin, qmax).sub_(zero_point) - torch.where(inside, steps, 0)
     if mask is not None:
         of_scale, inside = torch.where(mask, of_scale, 0), inside | ~mask
-    return torch.where(inside, upstream, 0), (of_scale * upstream).sum(dtype=torch.float64)
+    return torch.where(inside, upstream, 0), (of_scale * upstream).sum(dtype=widest(x))
+
+
+def widest(like: Tensor) -> torch.dtype:
+    """Double precision, which Apple's processors lack."""
+    return torch.float32 if like.device.type == "mps" else torch.float64
 
 
 def _kernels_take(x: Tensor) -> bool:

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from qdrop.errors import CalibrationError, ConfigError
+from qdrop.fake_quant import widest
 
 LEAST_SCALE = 1e-8
 """Step size of a tensor that is zero throughout."""
@@ -77,19 +78,21 @@ def search_range(
     if not 2 <= bits <= 8:
         raise ConfigError(f"bits must lie in 2 to 8, got {bits}")
     qmin, qmax = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if symmetric else (0, 2**bits - 1)
-    parts = [_rows(part, axis) for part in ([x] if isinstance(x, Tensor) else x)]
+    tensors = [x] if isinstance(x, Tensor) else list(x) or [torch.empty(0)]  # a rank may hold none
+    parts = [_rows(tensor, axis) for tensor in tensors]
     low, high = _extremes(parts, reduce_max or _same)
     every_zero_point = bits < SIMPLE_FROM if exact is None else exact
     scales, zero_points = _candidates(low, high, qmin, qmax, steps, symmetric, every_zero_point)
     grid = scales, zero_points, qmin, qmax, p
     best = _best(parts, low, high, grid, reduce_sum or _same)
-    scale, zero_point = (found.gather(1, best[:, None]).to(parts[0].device) for found in (scales, zero_points.int()))
-    shape = () if axis is None else (-1,)
-    return scale.reshape(shape), zero_point.reshape(shape)
+    found = (each.gather(1, best[:, None]).to(tensors[0].device) for each in (scales, zero_points.int()))
+    scale, zero_point = (each.reshape(() if axis is None else -1) for each in found)
+    return scale, zero_point
 
 
 def _rows(part: Tensor, axis: int | None) -> Tensor:
     part = part.detach().float()
+    part = part if widest(part) is torch.float64 else part.cpu()
     return part.reshape(1, -1) if axis is None else part.movedim(axis, 0).flatten(1).contiguous()
 
 
