@@ -50,7 +50,8 @@ def miniature(trial: Trial) -> dict[str, float]:
         for where, batches in (("calibration", own.split(64)), ("test", test))
     }
     rise, curves = _flatness(net, {name: models[name] for name in ("case_1", "case_2", "qdrop")}, test, trial)
-    picture = flatness_figure(curves, f"Loss of W2A2 nets under random weight noise (seed {trial.seed})")
+    title = f"W2A2 nets with their weights displaced (seed {trial.seed})"
+    picture = flatness_figure(curves, "test cross-entropy (nats)", title, "svg")
     write_atomically(trial.workdir / "figures" / "flatness.svg", picture)
     return {
         "float": 100 * evaluate(net, test),
@@ -106,7 +107,9 @@ def imagenet(trial: Trial) -> dict[str, float]:
         raise UserError("this claim needs ImageNet", "--data DIR with train, val and resnet18.safetensors or .pth")
     weights = next((f for f in (trial.data / f"resnet18{s}" for s in (".safetensors", ".pth")) if f.is_file()), None)
     if weights is None:
-        raise UserError(f"{trial.data} holds no resnet18.safetensors or resnet18.pth", "put torchvision's weights there")
+        raise UserError(
+            f"{trial.data} holds no resnet18.safetensors or resnet18.pth", "put torchvision's weights there"
+        )
     found = float_model("torchvision:resnet18", weights)
     net = found.model.to(trial.device)
     train, val = (samples(str(trial.data), part, found.preprocessing) for part in ("train", "test"))
