@@ -151,4 +151,6 @@ def test_an_exception_leaves_the_weights_as_they_were():
     before = {name: value.clone() for name, value in made.named_parameters()}
     with pytest.raises(CalibrationError):
         QDROP.apply(made, [torch.full((16, 1, 16, 16), float("nan"))], seed=0, steps=1)
-    assert {name: torch.equal(value, before[name]) for name, value in made.named_parameters()} == dict.fromkeys(before, True)
+    assert {name: torch.equal(value, before[name]) for name, value in made.named_parameters()} == dict.fromkeys(
+        before, True
+    )

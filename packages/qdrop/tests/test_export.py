@@ -127,6 +127,7 @@ def test_a_model_that_torch_cannot_export_says_so(tmp_path):
         qm = quantize(Branching(), [torch.randn(32, 4)], QDropConfig(method="nearest"), progress=False)
     with pytest.raises(ExportError, match="cannot export"):
         export_onnx(qm, tmp_path / "model.onnx", torch.randn(4, 4))
+    assert torch.overrides._get_current_function_mode_stack() == []
 
 
 def test_the_two_operators_compute_what_they_stand_for():

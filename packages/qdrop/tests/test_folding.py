@@ -214,6 +214,7 @@ REFUSED = {
     r"0 is quantised already \(FakeQuantize\)": lambda: nn.Sequential(
         __import__("torch.ao.quantization").ao.quantization.FakeQuantize()
     ),
+    "parameter weight has no shape yet": lambda: nn.LazyLinear(4),
     "does not run on the example inputs": lambda: nn.Linear(5, 5),
     "changed output 0": lambda: Forgetful(4, 4),
 }

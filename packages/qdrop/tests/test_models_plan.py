@@ -6,7 +6,7 @@ import torch
 import torchvision
 from example_networks import randomised
 from torch import nn
-from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
+from transformers import BatchEncoding, BertConfig, BertForQuestionAnswering, BertForSequenceClassification
 
 from qdrop import plan
 
@@ -235,6 +235,11 @@ def test_bert_has_a_unit_per_encoder_layer_and_eight_bit_embeddings(task):
     ]
     assert first.input_bytes >= 7 * 16 * 4
     assert planned.units[1].frontier == (0,)
+
+
+def test_a_batch_of_a_tokeniser_plans_as_the_dict_that_it_holds():
+    model = BertForSequenceClassification(SMALL_BERT)
+    assert plan(model, BatchEncoding(TOKENS)).units == plan(model, TOKENS).units
 
 
 def test_detector_keeps_its_heads_in_floating_point_and_quantises_backbone_and_neck():

@@ -19,17 +19,17 @@ def captured(config, monkeypatch, name="layer1", **options):
     found = {}
     reconstruct = qdrop.quantization.reconstruct_unit
 
-    class Enough(Exception):
+    class EnoughError(Exception):
         pass
 
     def keep(unit, *rest):
         if unit.name == name:
             found["arguments"] = (unit, *rest)
-            raise Enough
+            raise EnoughError
         return reconstruct(unit, *rest)
 
     monkeypatch.setattr(qdrop.quantization, "reconstruct_unit", keep)
-    with pytest.raises(Enough):
+    with pytest.raises(EnoughError):
         quantize(net(), CALIB.split(16), config, progress=False, **options)
     monkeypatch.undo()
     return found["arguments"]
@@ -40,7 +40,7 @@ def config(**changes):
 
 
 def test_inputs_and_targets_are_those_of_both_networks(monkeypatch):
-    unit, teacher, cache, *_ = captured(config(), monkeypatch)
+    unit, _, cache, *_ = captured(config(), monkeypatch)
     folded, _ = qdrop.folding.prepare(net(), CALIB[:2])
     with torch.no_grad():
         stem = torch.relu(folded.conv1(CALIB))
@@ -56,7 +56,7 @@ def test_inputs_and_targets_are_those_of_both_networks(monkeypatch):
 
 
 def test_dropping_everything_leaves_the_activations_in_floating_point(monkeypatch):
-    unit, teacher, cache, settings, generator = captured(config(drop_p=1.0), monkeypatch)
+    unit, teacher, cache, _, generator = captured(config(drop_p=1.0), monkeypatch)
     with torch.no_grad():
         for path, layer in unit.layers.items():
             layer.weight = teacher.layers[path].weight

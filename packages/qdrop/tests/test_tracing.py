@@ -137,6 +137,16 @@ def test_what_no_torch_function_made_comes_from_the_inputs_of_the_module_around_
     assert locate(traced, opaque[0].made[0]).name == "1"
 
 
+def test_tensors_inside_an_object_that_torch_cannot_open_count_as_inputs():
+    class Batch:
+        def __init__(self, x):
+            self.x = x
+
+    traced = trace(Lambda(lambda self, batch: self.linear(batch.x), linear=nn.Linear(4, 4)), Batch(X))
+    assert traced.active[traced.outputs[0]]
+    assert traced.values[traced.functions[0].inputs[0]].origin == "input"
+
+
 def test_a_function_of_one_tensor_can_be_called_again_with_another():
     traced = trace(Lambda(lambda self, x: functional.leaky_relu(x, negative_slope=0.3)), X)
     replay = traced.functions[0].replay()

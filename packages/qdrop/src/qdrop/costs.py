@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +23,7 @@ def batch_size(inputs: Any) -> int:
     """Samples in the example inputs: a list has one each, tensors hold them along their first axis."""
     if isinstance(inputs, list):
         return max(len(inputs), 1)
+    inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
     tensors = [leaf for leaf in tree_iter(inputs) if isinstance(leaf, Tensor) and leaf.dim()]
     return max(len(tensors[0]), 1) if tensors else 1
 

@@ -41,7 +41,10 @@ PHOTOGRAPHS = (
 class Samples(Protocol):
     """Samples by number: (input, label), or the input alone where there are no labels."""
 
-    labelled: bool
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels."""
+        ...
 
     def __len__(self) -> int: ...
 

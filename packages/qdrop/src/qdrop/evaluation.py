@@ -64,21 +64,56 @@ def evaluate(model: nn.Module, loader: Iterable[Any], metric: Literal["top1"] | 
     return mean.value
 
 
+@dataclass(frozen=True)
+class Closeness:
+    """How close a model is to another one.
+
+    Attributes:
+        agreement: share of samples that get the same top class; None where outputs are no class scores.
+        sqnr_db: power of the reference's outputs over that of the difference, in decibels.
+    """
+
+    agreement: float | None
+    sqnr_db: float
+
+
 @torch.no_grad()
-def agreement(model: nn.Module, reference: nn.Module, loader: Iterable[Any]) -> float:
-    """Share of samples to which two models give the same top class; labels are not needed.
+def closeness(model: nn.Module, reference: nn.Module, loader: Iterable[Any]) -> Closeness:
+    """Runs two models on the same samples, labelled or not, and compares all that they return.
 
     Args:
         model: for example the quantised model.
         reference: for example the float model, on the same device.
         loader: batches: inputs, or (inputs, labels).
+
+    Raises:
+        QDropError: no batch, or the models return no tensors.
     """
-    mean = _Mean()
+    signal = noise = 0.0
+    agreed: _Mean | None = _Mean()
     with _evaluating(model), _evaluating(reference):
         for inputs, _ in _batches(loader, model):
-            classes = _scores(_run(reference, inputs)).argmax(-1)
-            mean.add(float(_share_right(_scores(_run(model, inputs)), classes)), len(classes))
-    return mean.value
+            wanted, found = _run(reference, inputs), _run(model, inputs)
+            powers = [_powers(*pair) for pair in zip(_floats(wanted), _floats(found), strict=True)]
+            signal, noise = (before + sum(now) for before, now in zip((signal, noise), zip(*powers), strict=True))
+            if agreed is not None and _has_classes(wanted):
+                classes = _scores(wanted).argmax(-1)
+                agreed.add(float(_share_right(_scores(found), classes)), len(classes))
+            else:
+                agreed = None
+    return Closeness(None if agreed is None else agreed.value, _decibels(signal, noise))
+
+
+def agreement(model: nn.Module, reference: nn.Module, loader: Iterable[Any]) -> float:
+    """Share of samples to which two models give the same top class; see `closeness`.
+
+    Raises:
+        QDropError: no batch, or outputs for which there is no top class.
+    """
+    found = closeness(model, reference, loader).agreement
+    if found is None:
+        raise QDropError("the models' outputs have no top class", "measure their closeness by its sqnr_db")
+    return found
 
 
 def sqnr_db(reference: Float[Tensor, " ..."], output: Float[Tensor, " ..."]) -> float:
@@ -88,10 +123,7 @@ def sqnr_db(reference: Float[Tensor, " ..."], output: Float[Tensor, " ..."]) -> 
         reference: outputs of the float model.
         output: those of the quantised one, of the same shape.
     """
-    signal, noise = (float(values.double().square().sum()) for values in (reference, reference - output))
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+    return _decibels(*_powers(reference, output))
 
 
 @torch.no_grad()
@@ -229,11 +261,10 @@ def _batches(loader: Iterable[Any], model: nn.Module) -> Iterator[tuple[Any, Ten
 
     for batch in loader:
         if isinstance(batch, Mapping):
-            inputs = {key: value for key, value in batch.items() if key != "labels"}
-            yield there(inputs), there(batch.get("labels"))
+            yield there({key: value for key, value in batch.items() if key != "labels"}), there(batch.get("labels"))
         elif isinstance(batch, (tuple, list)):
-            inputs, labels = batch[0] if len(batch) <= 2 else tuple(batch[:-1]), batch[-1] if len(batch) > 1 else None
-            yield there(inputs), there(labels)
+            inputs = batch[0] if len(batch) <= 2 else tuple(batch[:-1])
+            yield there(inputs), there(batch[-1]) if len(batch) > 1 else None
         else:
             yield there(batch), None
 
@@ -244,10 +275,34 @@ def _run(model: nn.Module, inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
+def _powers(reference: Tensor, output: Tensor) -> tuple[float, float]:
+    """Of the reference, and of the difference."""
+    wanted = reference.double()
+    return float(wanted.square().sum()), float((wanted - output.double()).square().sum())
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def _floats(outputs: Any) -> list[Tensor]:
+    found = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    if not found:
+        raise QDropError(f"the model returns no tensors of floating-point numbers, but a {type(outputs).__name__}")
+    return found
+
+
+def _has_classes(outputs: Any) -> bool:
+    scores = getattr(outputs, "logits", outputs)
+    return isinstance(scores, Tensor) and scores.dim() == 2
+
+
 def _scores(outputs: Any) -> Tensor:
     """Class scores: the output itself, or what transformers' models call logits."""
     scores = getattr(outputs, "logits", outputs)
-    if not isinstance(scores, Tensor) or scores.dim() < 2:
+    if not _has_classes(outputs):
         what = f"shape {list(scores.shape)}" if isinstance(scores, Tensor) else type(outputs).__name__
         raise QDropError(f"the model's output ({what}) has no top class", "give a metric of your own")
     return scores

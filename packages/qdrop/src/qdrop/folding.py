@@ -85,6 +85,8 @@ def _check(model: nn.Module) -> None:
         if isinstance(module, torch.jit.ScriptModule):
             raise PlanError(f"{path or 'the model'} is compiled by TorchScript; give the eager model")
     for path, parameter in model.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise PlanError(f"parameter {path} has no shape yet; run the model once")
         if parameter.is_complex():
             raise PlanError(f"parameter {path} is complex; only real weights can be quantised")
         if parameter.is_quantized:

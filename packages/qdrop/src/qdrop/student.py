@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -232,9 +233,7 @@ def _attach(student: QuantizedModel) -> None:
     for path in {**functions, **outputs}:
         module = student.model.get_submodule(path)
         if path in functions:
-            watch = _Watch(path, student.counts, functions[path])
-            module.register_forward_pre_hook(watch.enter)
-            module.register_forward_hook(watch.leave, always_call=True)
+            module.forward = _Watched(module.forward, path, student.counts, functions[path])  # type: ignore[method-assign]
         module.register_forward_hook(_Output(path, student.counts, outputs.get(path, {})))
 
 
@@ -254,26 +253,25 @@ class _Output:
         return output
 
 
-class _Watch:
-    """Quantises results and operands of the functions that a module calls while it runs."""
+class _Watched:
+    """A module's forward, during which results and operands of functions are quantised.
+
+    No hook of the module: while torch exports, hooks do not run after an exception.
+    """
 
     def __init__(
-        self, path: str, counts: Counter[str], quantizers: Mapping[int, list[tuple[Site, ActivationQuantizer]]]
+        self,
+        forward: Callable[..., Any],
+        path: str,
+        counts: Counter[str],
+        quantizers: Mapping[int, list[tuple[Site, ActivationQuantizer]]],
     ) -> None:
-        self.path, self.counts, self.quantizers = path, counts, quantizers
-        self.running: list[_Functions] = []
+        functools.update_wrapper(self, forward)
+        self.forward, self.path, self.counts, self.quantizers = forward, path, counts, quantizers
 
-    def enter(self, *_: Any) -> None:
-        self.running.append(_Functions(self.quantizers.get(self.counts[self.path], ())))
-        self.running[-1].__enter__()
-
-    def leave(self, *_: Any) -> None:
-        self.running.pop().__exit__(None, None, None)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Watch:
-        from copy import deepcopy
-
-        return _Watch(self.path, deepcopy(self.counts, memo), deepcopy(self.quantizers, memo))
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _Functions(self.quantizers.get(self.counts[self.path], ())):
+            return self.forward(*args, **kwargs)
 
 
 _PAUSED: ContextVar[bool] = ContextVar("paused", default=False)

@@ -104,7 +104,10 @@ class _Recorder(TorchFunctionMode):
         return len(self.values) - 1
 
     def look_up(self, tensor: Tensor) -> int:
-        """The tensor's value; one that no function was seen to make may come from all that its module has seen."""
+        """The tensor's value; one that no function was seen to make may come from all that its module has seen.
+
+        Where that is nothing, it came with the inputs, in a structure that is no pytree.
+        """
         value = self.seen.get(_key(tensor))
         if value is not None:
             return value
@@ -113,7 +116,8 @@ class _Recorder(TorchFunctionMode):
         ]
         call = self.calls[self.stack[-1].index] if self.stack else None
         made = [value for function in self.functions[call.first if call else 0 :] for value in function.made]
-        return self.derive(tensor, tuple(dict.fromkeys((*older[-1:], *(call.inputs if call else self.inputs), *made))))
+        sources = tuple(dict.fromkeys((*older[-1:], *(call.inputs if call else self.inputs), *made)))
+        return self.derive(tensor, sources) if sources else self.add(tensor, "input")
 
     def derive(self, tensor: Tensor, sources: tuple[int, ...]) -> int:
         """The value of a tensor that was made, or written to through a view, out of sight."""
@@ -159,6 +163,10 @@ class _Recorder(TorchFunctionMode):
 
         def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
             with torch._C.DisableTorchFunction():
+                if not self.stack:
+                    given = (leaf for leaf in tree_iter((args, kwargs)) if isinstance(leaf, Tensor))
+                    unknown = {_key(leaf): leaf for leaf in given if _key(leaf) not in self.seen}
+                    self.inputs = (*self.inputs, *(self.add(leaf, "input") for leaf in unknown.values()))
                 inputs = self.tensors((args, kwargs))
                 parent = self.stack[-1].index if self.stack else None
                 call = self.called[path]
