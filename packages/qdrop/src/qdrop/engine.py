@@ -56,7 +56,7 @@ class Engine:
     ) -> None:
         self.teacher, self.plan, self.config, self.forward, self.folder = teacher, plan, config, forward, folder
         self.samples = Ranks.gather(data.samples)
-        if config.batch_size > self.samples.samples:
+        if config.method != "nearest" and config.batch_size > self.samples.samples:
             text = f"batch_size {config.batch_size} is more than the {self.samples.samples} samples; all are taken"
             warnings.warn(text, stacklevel=3)
         self.student = student or QuantizedModel(deepcopy(teacher), plan, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -136,14 +137,14 @@ class _Stubs:
             steps = self.units[unit].planned.steps
             for position, (path, call) in enumerate(steps):
                 last = position == len(steps) - 1
-                actions.setdefault(path, {})[call] = self._action(unit, first=position == 0, last=last)
+                actions.setdefault(path, {})[call] = functools.partial(self._act, unit, position == 0, last)
         before: list[tuple[nn.Module, Any]] = []
         switched = self._switch_off()
         try:
             for path, by_call in actions.items():
                 module = self.units[0].network.get_submodule(path)
                 before.append((module, vars(module).get("forward")))
-                module.forward = self._stub(path, module.forward, by_call)
+                module.forward = functools.partial(self._forward, path, module.forward, by_call)
             yield
         finally:
             for module, forward in before:
@@ -167,25 +168,21 @@ class _Stubs:
             quantizer.enabled = False
         return switched
 
-    def _stub(
-        self, path: str, original: Callable[..., Any], by_call: dict[int, Callable[..., Any]]
-    ) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            call = self.calls.get(path, 0)
-            self.calls[path] = call + 1
-            return by_call.get(call, original)(*args, **kwargs)
+    def _forward(
+        self, path: str, original: Callable[..., Any], by_call: dict[int, Callable[..., Any]], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Stands for the forward of a module, which may have calls that belong to no unit."""
+        call = self.calls.get(path, 0)
+        self.calls[path] = call + 1
+        return by_call.get(call, original)(*args, **kwargs)
 
-        return forward
-
-    def _action(self, unit: int, *, first: bool, last: bool) -> Callable[..., Any]:
-        def action(*args: Any, **kwargs: Any) -> Any:
-            if first:
-                self.units[unit].restore_counts()
-                if unit == self.number:
-                    raise _Reached((args, kwargs))
-            return self.outputs[unit] if last else args[0]
-
-        return action
+    def _act(self, unit: int, first: bool, last: bool, *args: Any, **kwargs: Any) -> Any:
+        """Stands for the call of one of a unit's modules."""
+        if first:
+            self.units[unit].restore_counts()
+            if unit == self.number:
+                raise _Reached((args, kwargs))
+        return self.outputs[unit] if last else args[0]
 
 
 def _shape(leaf: Any) -> Any:

@@ -28,9 +28,9 @@ LEAST_SCALE = 1e-8
 TIE = 1e-9
 """Relative difference below which scores are equal and the first wins; above what the order of a sum can change."""
 
-FEWEST_BINS, COARSE_BINS, MOST_BINS = 256, 1024, 65536
+LEVELS, MOST_BINS = (128, 1024), 65536
 VALUES_PER_BIN = 4
-"""More bins cost more than the candidates that they exclude."""
+"""More bins cost more than the candidates that they exclude; most are excluded by few. Short rows need no bounds."""
 
 SIMPLE_FROM = 8
 """Bits from which trying every zero point costs 256 times as much and gains nothing."""
@@ -160,11 +160,13 @@ def _best(parts: list[Tensor], low: Tensor, high: Tensor, grid: Grid, reduce_sum
     """Index of the first candidate of each row whose score is the least."""
     scoring = _scoring()
     alive = torch.ones(grid[0].shape, dtype=torch.bool)
-    longest = max(sum(part.shape[1] for part in parts), 1)
-    bins = min(MOST_BINS, max(FEWEST_BINS, 2 ** int(math.log2(longest / VALUES_PER_BIN + 1))))
-    counts = reduce_sum(sum(scoring.histogram(part, low, high, bins) for part in parts)).cpu()
-    for coarse in sorted({min(COARSE_BINS, bins), bins}):
-        merged = counts.unflatten(1, (coarse, -1)).sum(2)
+    longest = int(reduce_sum(torch.tensor([float(sum(part.shape[1] for part in parts))])))
+    bins = min(MOST_BINS, 2 ** int(math.log2(longest / VALUES_PER_BIN + 1)))
+    levels = sorted({*(level for level in LEVELS if level <= bins), bins}) if bins >= LEVELS[0] else []
+    if levels:
+        counts = reduce_sum(sum(scoring.histogram(part, low, high, bins) for part in parts)).cpu()
+    for level in levels:
+        merged = counts.unflatten(1, (level, -1)).sum(2)
         least, most = scoring.bounds(merged, low, high, alive, *grid)
         alive &= least <= most.amin(1, keepdim=True)
     scores = reduce_sum(sum(scoring.errors(part, alive, *grid) for part in parts)).cpu()

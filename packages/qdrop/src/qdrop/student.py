@@ -149,6 +149,8 @@ class QuantizedModel(nn.Module):
         config: the settings it came from.
 
     Attributes:
+        weights: the quantised weights by the path of their layer.
+        activations: the activation quantisers by the name of their site.
         report: one `UnitResult` per unit, in order.
         example: inputs of one small batch, by which the model was planned.
     """
@@ -159,17 +161,22 @@ class QuantizedModel(nn.Module):
         self.report: list[UnitResult] = []
         self.example: Any = None
         self.counts: Counter[str] = Counter()
-        self._weights, self._activations = nn.ModuleDict(), nn.ModuleDict()
+        self.weights: dict[str, QuantizedWeight] = {}
+        self.activations: dict[str, ActivationQuantizer] = {}
         for weight in plan.weights:
             layer = model.get_submodule(weight.path)
             quantized = QuantizedWeight(weight.shape, weight.bits, weight.symmetric, weight.axis)
-            self._weights[_key(weight.path)] = quantized.to(layer.weight.device)
+            self.weights[weight.path] = quantized.to(layer.weight.device)
             value = layer.weight.detach()
             del layer.weight
             layer.register_buffer("weight", value, persistent=False)
         for tensor in plan.tensors:
             device = next((value.device for value in model.parameters()), torch.device("cpu"))
-            self._activations[_key(tensor.site.name)] = ActivationQuantizer(tensor.bits, tensor.symmetric).to(device)
+            self.activations[tensor.site.name] = ActivationQuantizer(tensor.bits, tensor.symmetric).to(device)
+        self._weights, self._activations = (
+            nn.ModuleDict({_key(name): module for name, module in named.items()})
+            for named in (self.weights, self.activations)
+        )
         _attach(self)
         self.register_load_state_dict_post_hook(_refresh)
 
@@ -177,16 +184,6 @@ class QuantizedModel(nn.Module):
         """As the float model's forward."""
         self.counts.clear()
         return self.model(*args, **kwargs)
-
-    @property
-    def weights(self) -> dict[str, QuantizedWeight]:
-        """The quantised weights by the path of their layer."""
-        return {weight.path: self._weights[_key(weight.path)] for weight in self.plan.weights}  # type: ignore[misc]
-
-    @property
-    def activations(self) -> dict[str, ActivationQuantizer]:
-        """The activation quantisers by the name of their site."""
-        return {tensor.site.name: self._activations[_key(tensor.site.name)] for tensor in self.plan.tensors}  # type: ignore[misc]
 
     def integer_state(self) -> dict[str, IntegerWeight]:
         """Codes, step size, zero point, bits and channel axis of every quantised layer, by its path."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -160,32 +161,34 @@ class _Recorder(TorchFunctionMode):
 
     def watch(self, path: str, module: nn.Module) -> list[RemovableHandle]:
         """Hooks that record the calls of a module."""
-
-        def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
-            with torch._C.DisableTorchFunction():
-                if not self.stack:
-                    given = (leaf for leaf in tree_iter((args, kwargs)) if isinstance(leaf, Tensor))
-                    unknown = {_key(leaf): leaf for leaf in given if _key(leaf) not in self.seen}
-                    self.inputs = (*self.inputs, *(self.add(leaf, "input") for leaf in unknown.values()))
-                inputs = self.tensors((args, kwargs))
-                parent = self.stack[-1].index if self.stack else None
-                call = self.called[path]
-                self.called[path] += 1
-                first = len(self.functions)
-                self.calls.append(ModuleCall(len(self.calls), path, call, parent, inputs, (), first, first))
-                self.stack.append(_Frame(len(self.calls) - 1))
-
-        def leave(_: nn.Module, __: Any, result: Any) -> None:
-            with torch._C.DisableTorchFunction():
-                outputs = self.tensors(result)
-                index = self.stack.pop().index
-                last, bare = len(self.functions), isinstance(result, Tensor)
-                self.calls[index] = replace(self.calls[index], outputs=outputs, last=last, bare=bare)
-
+        enter = functools.partial(self.enter, path)
         return [
             module.register_forward_pre_hook(enter, with_kwargs=True),
-            module.register_forward_hook(leave),
+            module.register_forward_hook(self.leave),
         ]
+
+    def enter(self, path: str, _: nn.Module, args: Any, kwargs: Any) -> None:
+        """A module is called."""
+        with torch._C.DisableTorchFunction():
+            if not self.stack:
+                given = (leaf for leaf in tree_iter((args, kwargs)) if isinstance(leaf, Tensor))
+                unknown = {_key(leaf): leaf for leaf in given if _key(leaf) not in self.seen}
+                self.inputs = (*self.inputs, *(self.add(leaf, "input") for leaf in unknown.values()))
+            inputs = self.tensors((args, kwargs))
+            parent = self.stack[-1].index if self.stack else None
+            call = self.called[path]
+            self.called[path] += 1
+            first = len(self.functions)
+            self.calls.append(ModuleCall(len(self.calls), path, call, parent, inputs, (), first, first))
+            self.stack.append(_Frame(len(self.calls) - 1))
+
+    def leave(self, _: nn.Module, __: Any, result: Any) -> None:
+        """The module that was called last returns."""
+        with torch._C.DisableTorchFunction():
+            outputs = self.tensors(result)
+            index = self.stack.pop().index
+            last, bare = len(self.functions), isinstance(result, Tensor)
+            self.calls[index] = replace(self.calls[index], outputs=outputs, last=last, bare=bare)
 
     def tensors(self, tree: Any) -> tuple[int, ...]:
         return tuple(self.look_up(leaf) for leaf in tree_iter(tree) if isinstance(leaf, Tensor))
