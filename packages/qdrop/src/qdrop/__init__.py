@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         QDropError,
         ReconstructionError,
     )
-    from qdrop.evaluation import evaluate, flatness
+    from qdrop.evaluation import agreement, evaluate, flatness
     from qdrop.export import export_onnx
     from qdrop.fake_quant import fake_quantize, lsq_fake_quantize, qdrop_fake_quantize
     from qdrop.planning import Plan, plan
@@ -45,6 +45,7 @@ __all__ = [
     "ReconstructionError",
     "UnitCache",
     "UnitResult",
+    "agreement",
     "beta_schedule",
     "evaluate",
     "export_onnx",
@@ -71,7 +72,7 @@ _HOMES = {
         "QDropError",
         "ReconstructionError",
     ),
-    "evaluation": ("evaluate", "flatness"),
+    "evaluation": ("agreement", "evaluate", "flatness"),
     "export": ("export_onnx",),
     "fake_quant": ("fake_quantize", "lsq_fake_quantize", "qdrop_fake_quantize"),
     "planning": ("Plan", "plan"),

@@ -138,6 +138,9 @@ class QDropConfig:
                 raise ConfigError(f"{name} must be positive, got {value}")
         if not self.reg_weight >= 0:
             raise ConfigError(f"reg_weight must be at least 0, got {self.reg_weight}")
+        for pattern, override in self.overrides.items():
+            if not isinstance(override, LayerOverride):
+                raise ConfigError(f"overrides: {pattern!r} must be a LayerOverride, got {type(override).__name__}")
         if len(self.beta) != 2 or not all(value > 0 for value in self.beta):
             raise ConfigError(f"beta must be two positive numbers, start and end, got {self.beta}")
 

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+PROBABILITIES = 3
+"""Index of the operand that `scaled_dot_product_attention` makes itself: the attention probabilities."""
+
 
 @dataclass(frozen=True)
 class Site:
