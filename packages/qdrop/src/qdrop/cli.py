@@ -240,10 +240,11 @@ class Flatness(OnQuantized):
         if self.samples < 1:
             raise UserError(f"--samples must be at least 1, got {self.samples}")
         held = read_quantized(self.run, self.device)
-        labelled = self.data is not None
-        loader: Any = held.job.data(self.data, count=self.samples) if labelled else held.inputs(self.samples)
+        loader: Any = held.inputs(self.samples)
+        quantity = "divergence from the float model (nats)"
+        if self.data is not None:
+            loader, quantity = held.job.data(self.data, count=self.samples), "cross-entropy (nats)"
         rows = flatness(held.float_model, held.model, loader, self.magnitudes, self.directions, self.seed)
-        quantity = "cross-entropy (nats)" if labelled else "divergence from the float model (nats)"
         columns = ("magnitude", "direction", "loss", "agreement")
         table = table_csv(columns, [[getattr(row, name) for name in columns] for row in rows])
         write_atomically(self.out / "flatness.csv", table)

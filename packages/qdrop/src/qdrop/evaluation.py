@@ -94,8 +94,9 @@ def closeness(model: nn.Module, reference: nn.Module, loader: Iterable[Any]) -> 
     with _evaluating(model), _evaluating(reference):
         for inputs, _ in _batches(loader, model):
             wanted, found = _run(reference, inputs), _run(model, inputs)
-            powers = [_powers(*pair) for pair in zip(_floats(wanted), _floats(found), strict=True)]
-            signal, noise = (before + sum(now) for before, now in zip((signal, noise), zip(*powers), strict=True))
+            for pair in zip(_floats(wanted), _floats(found), strict=True):
+                powers = _powers(*pair)
+                signal, noise = signal + powers[0], noise + powers[1]
             if agreed is not None and _has_classes(wanted):
                 classes = _scores(wanted).argmax(-1)
                 agreed.add(float(_share_right(_scores(found), classes)), len(classes))

@@ -149,7 +149,11 @@ def quantize_job(
         run.log(**{name: value for name, value in asdict(result).items() if name != "losses"})
         say(_line(len(plan.units), result))
 
-    with _warnings(lambda text: (run.log(warning=text), say(f"warning: {text}"))):
+    def warned(text: str) -> None:
+        run.log(warning=text)
+        say(f"warning: {text}")
+
+    with _warnings(warned):
         try:
             qm = qdrop.quantize(model, calibration, config, workdir=run.path / UNITS, progress=False, callback=finished)
         except ReconstructionError as error:
@@ -284,7 +288,7 @@ def table_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 @contextmanager
-def _warnings(tell: Callable[[str], Any]) -> Iterator[None]:
+def _warnings(tell: Callable[[str], None]) -> Iterator[None]:
     """What the engine warns of, as lines."""
     import warnings
 
