@@ -75,6 +75,7 @@ def export_onnx(
     args, kwargs = _arguments(example_inputs)
     proto = _exported(qm, args, kwargs, opset)
     _pack_narrow_weights(onnx, proto)
+    _forget_origins(proto)
     onnx.checker.check_model(proto)
     agreement = _compared(qm, proto, args, kwargs) if verify else None
     if agreement is not None and agreement.deviating > DEVIATING:
@@ -236,6 +237,14 @@ def _pack_narrow_weights(onnx: Any, proto: Any) -> None:
     del graph.node[:], graph.initializer[:]
     graph.node.extend(kept)
     graph.initializer.extend(initial)
+
+
+def _forget_origins(proto: Any) -> None:
+    """Drops the exporter's notes, which are larger than the weights and hold stack traces with local paths."""
+    graph = proto.graph
+    for each in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del each.metadata_props[:]
+        each.doc_string = ""
 
 
 def _compared(qm: QuantizedModel, proto: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Agreement:

@@ -19,7 +19,7 @@ def table(plan: Plan) -> str:
     for number, unit in enumerate(plan.units, 1):
         left = [_weight(weights[path], unit.name) for path in unit.layers]
         right = [_tensor(tensors[site], unit.name) for site in unit.sites]
-        size = f"    in {_bytes(unit.input_bytes)}, out {_bytes(unit.output_bytes)}, {unit.macs / 1e6:.3g} MMAC"
+        size = f"    in {_bytes(unit.input_bytes)} out {_bytes(unit.output_bytes)} {unit.macs / 1e6:.3g} MMAC"
         lines += _rows([f"{number:>3} {unit.name or '(model)'} ({unit.kind})", size], left, right)
     left = [_weight(weight, "") for weight in plan.weights if weight.unit is None]
     right = [_tensor(tensor, "") for tensor in plan.tensors if tensor.unit is None]
