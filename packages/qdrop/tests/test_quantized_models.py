@@ -123,7 +123,9 @@ def test_a_detector_finds_the_same_where_only_its_neck_is_quantised():
     model.eval()
     with torch.no_grad():
         expected, found = model(batches[0]), qm(batches[0])
-    assert [sorted(each) for each in found] == [sorted(each) for each in expected] == [["boxes", "labels", "scores"]] * 2
+    assert (
+        [sorted(each) for each in found] == [sorted(each) for each in expected] == [["boxes", "labels", "scores"]] * 2
+    )
     assert not any(weight.path.startswith(("rpn", "roi_heads")) for weight in qm.plan.weights)
 
 
@@ -132,7 +134,9 @@ def test_the_whole_model_may_be_called_again_with_other_shapes():
     qm = quantize(model, batches, QDropConfig(**FEW), progress=False)
     with torch.no_grad():
         for length in (5, 30):
-            out = qm(input_ids=torch.randint(0, 100, (3, length)), attention_mask=torch.ones(3, length, dtype=torch.long))
+            out = qm(
+                input_ids=torch.randint(0, 100, (3, length)), attention_mask=torch.ones(3, length, dtype=torch.long)
+            )
             assert out.logits.shape == (3, 2)
 
 

@@ -6,7 +6,7 @@ import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int64
@@ -16,7 +16,12 @@ from torch.utils import _pytree as pytree
 from qdrop.config import Placement
 from qdrop.errors import CalibrationError
 
-CONSTANT, RAGGED = "constant", "ragged"
+
+class Kind(NamedTuple):
+    """Where a leaf counts samples: on which axis (None: nowhere), and how many rows belong to one."""
+
+    axis: int | None
+    group: int = 1
 
 
 class Store:
@@ -68,7 +73,7 @@ class Samples:
 
     def __init__(self, sizes: list[int], store: Store) -> None:
         self.sizes, self.store = sizes, store
-        self.kinds: list[tuple[str | int, int]] = []  # per leaf: its axis of samples, or what else it is; its group
+        self.kinds: list[Kind] = []  # of the leaves
         self.leaves: list[Any] = []
         self.tensors: list[bool] = []
         self.structure: Any = None
@@ -100,7 +105,7 @@ class Samples:
 
     def by_sample(self, leaf: int) -> bool:
         """Whether the `leaf`-th leaf of the value is kept by sample, and is no constant."""
-        return self.ragged or isinstance(self.kinds[leaf][0], int)
+        return self.ragged or self.kinds[leaf].axis is not None
 
     def add(self, value: Any, share: Tensor | None = None) -> None:
         """Copies the next batch.
@@ -116,7 +121,7 @@ class Samples:
             self.tensors = [isinstance(leaf, Tensor) for leaf in leaves]
             self.kinds = [_kind(leaf, size) for leaf in leaves]
             self.leaves = [
-                share if share is not None and kind[0] == 0 else self._room(leaf, kind)
+                share if share is not None and kind.axis == 0 else self._room(leaf, kind)
                 for leaf, kind in zip(leaves, self.kinds, strict=True)
             ]
         elif structure != self.structure or [isinstance(leaf, Tensor) for leaf in leaves] != self.tensors:
@@ -126,9 +131,9 @@ class Samples:
         if self.ragged:
             self.batches.append(pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value))
         elif share is None:
-            for kept, leaf, (axis, group) in zip(self.leaves, leaves, self.kinds, strict=True):
-                if isinstance(axis, int):
-                    kept[self.filled : self.filled + size] = _by_sample(leaf, axis, group)
+            for kept, leaf, kind in zip(self.leaves, leaves, self.kinds, strict=True):
+                if kind.axis is not None:
+                    kept[self.filled : self.filled + size] = _by_sample(leaf, kind)
         self.filled += size
 
     def take(self, index: Int64[Tensor, " batch"]) -> Any:
@@ -136,8 +141,8 @@ class Samples:
         if self.ragged:
             return self.batches[self.batch_of(int(index[0]))]
         leaves = [
-            _joined(kept.index_select(0, index.to(kept.device)).to(self.store.device), *kind)
-            if isinstance(kind[0], int)
+            _joined(kept.index_select(0, index.to(kept.device)).to(self.store.device), kind)
+            if kind.axis is not None
             else kept
             for kept, kind in zip(self.leaves, self.kinds, strict=True)
         ]
@@ -152,8 +157,8 @@ class Samples:
                 yield pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, copy)
             else:
                 leaves = [
-                    _joined(kept[start : start + size].to(self.store.device, copy=True), *kind)
-                    if isinstance(kind[0], int)
+                    _joined(kept[start : start + size].to(self.store.device, copy=True), kind)
+                    if kind.axis is not None
                     else kept
                     for kept, kind in zip(self.leaves, self.kinds, strict=True)
                 ]
@@ -199,16 +204,15 @@ class Samples:
             total += size
         raise IndexError("all batches were added")
 
-    def _room(self, leaf: Any, kind: tuple[str | int, int]) -> Any:
-        axis, group = kind
-        if not isinstance(axis, int):
+    def _room(self, leaf: Any, kind: Kind) -> Any:
+        if kind.axis is None:
             return leaf.clone() if isinstance(leaf, Tensor) else leaf
-        return self.store.empty((len(self), *_by_sample(leaf, axis, group).shape[1:]), leaf.dtype)
+        return self.store.empty((len(self), *_by_sample(leaf, kind).shape[1:]), leaf.dtype)
 
     def _fits(self, leaves: list[Any], size: int) -> bool:
-        for kept, leaf, (axis, group) in zip(self.leaves, leaves, self.kinds, strict=True):
-            if isinstance(axis, int):
-                if leaf.shape[axis] != size * group or _by_sample(leaf, axis, group).shape[1:] != kept.shape[1:]:
+        for kept, leaf, kind in zip(self.leaves, leaves, self.kinds, strict=True):
+            if kind.axis is not None:
+                if leaf.shape[kind.axis] != size * kind.group or _by_sample(leaf, kind).shape[1:] != kept.shape[1:]:
                     return False
             elif isinstance(leaf, Tensor) and leaf.shape != kept.shape:
                 return False
@@ -224,26 +228,26 @@ def _is_float(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.is_floating_point()
 
 
-def _kind(leaf: Any, size: int) -> tuple[str | int, int]:
+def _kind(leaf: Any, size: int) -> Kind:
     if not isinstance(leaf, Tensor) or leaf.dim() == 0:
-        return CONSTANT, 1
+        return Kind(None)
     if leaf.shape[0] == size:
-        return 0, 1
+        return Kind(0)
     if leaf.dim() > 1 and leaf.shape[1] == size:
-        return 1, 1
+        return Kind(1)
     if size > 1 and leaf.shape[0] and leaf.shape[0] % size == 0:
-        return 0, leaf.shape[0] // size
-    return CONSTANT, 1
+        return Kind(0, leaf.shape[0] // size)
+    return Kind(None)
 
 
-def _by_sample(leaf: Tensor, axis: int, group: int) -> Tensor:
+def _by_sample(leaf: Tensor, kind: Kind) -> Tensor:
     """[N, ...] of a leaf with samples elsewhere or several rows a sample."""
-    return leaf.unflatten(0, (-1, group)) if group > 1 else leaf.movedim(axis, 0)
+    return leaf.unflatten(0, (-1, kind.group)) if kind.group > 1 else leaf.movedim(kind.axis, 0)
 
 
-def _joined(leaf: Tensor, axis: int, group: int) -> Tensor:
+def _joined(leaf: Tensor, kind: Kind) -> Tensor:
     """The reverse of `_by_sample`."""
-    return leaf.flatten(0, 1) if group > 1 else leaf.movedim(0, axis)
+    return leaf.flatten(0, 1) if kind.group > 1 else leaf.movedim(0, kind.axis)
 
 
 def _alone(value: Any) -> Tensor | None:

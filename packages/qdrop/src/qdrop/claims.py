@@ -101,9 +101,6 @@ def _flatness(
 def imagenet(trial: Trial) -> dict[str, float]:
     """One seed of ResNet-18 at W2A2 on ImageNet; `--data` holds `train`, `val` and `resnet18.safetensors` or `.pth`."""
     from core_utils.errors import UserError
-    from qdrop import QDropConfig, evaluate, quantize
-    from qdrop.data import batches, samples
-    from qdrop.models import float_model
 
     if trial.data is None:
         raise UserError("this claim needs ImageNet", "--data DIR with train, val and resnet18.safetensors or .pth")
@@ -112,6 +109,10 @@ def imagenet(trial: Trial) -> dict[str, float]:
         raise UserError(
             f"{trial.data} holds no resnet18.safetensors or resnet18.pth", "put torchvision's weights there"
         )
+    from qdrop import QDropConfig, evaluate, quantize
+    from qdrop.data import batches, samples
+    from qdrop.models import float_model
+
     found = float_model("torchvision:resnet18", weights)
     net = found.model.to(trial.device)
     train, val = (samples(str(trial.data), part, found.preprocessing) for part in ("train", "test"))

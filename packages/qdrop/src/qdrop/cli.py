@@ -66,7 +66,7 @@ class Quantisation(cli.Configured):
         """The configuration, with the paper's lambda for the architecture unless it is set."""
         own = QDropConfig.for_arch(model).reg_weight
         kind = make_dataclass("QDropConfig", [("reg_weight", float, own)], bases=(QDropConfig,), frozen=True)
-        found = vars(self.settings(kind, **typed))
+        found = dict(vars(self.settings(kind, **typed)))
         overrides = {**found.pop("overrides"), **dict(map(_override, self.override))}
         return QDropConfig(**found, overrides=overrides)
 

@@ -223,7 +223,8 @@ class Engine:
         """Writes a finished unit, so that it need not be learned again."""
         if self.folder is None:
             return
-        unit, tensors = self.quantised.units[number], {}
+        unit = self.quantised.units[number]
+        tensors: dict[str, Tensor] = {}
         for path, weight in unit.weights.items():
             tensors |= {f"{path}/codes": weight.codes, f"{path}/scale": weight.scale, f"{path}/zero": weight.zero_point}
         for site in unit.planned.sites:
@@ -245,8 +246,9 @@ class Engine:
         for site in unit.planned.sites:
             self.student.activations[site.name].set_range(given[f"{site.name}/scale"], given[f"{site.name}/zero"])
         numbers = {"sqnr_db", "unconverged", "seconds", "loss_start", "loss_end"}
-        told = {name: float(value) if name in numbers else value for name, value in facts.items()}
-        return UnitResult(**{**told, "losses": [float(loss) for loss in facts["losses"]]})
+        told: dict[str, Any] = {name: float(value) if name in numbers else value for name, value in facts.items()}
+        told["losses"] = [float(loss) for loss in facts["losses"]]
+        return UnitResult(**told)
 
 
 def _as_one_tensor(data: Calibration) -> tuple[Calibration, Tensor | None]:

@@ -174,6 +174,10 @@ class _Dequantized(nn.Module):
     MatMulNBits, which by default rounds the activations to 8 bits of its own choice.
     """
 
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
     def __init__(self, weight: QuantizedWeight) -> None:
         super().__init__()
         self.bits, self.axis, self.matrix = weight.bits, weight.axis, weight.codes.dim() == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +153,11 @@ def _tensor(told: dict[str, Any]) -> PlannedTensor:
 def _unit(told: dict[str, Any]) -> PlannedUnit:
     """A unit without the functions behind it, which a file cannot hold; they matter to reconstruction only."""
     tail_site = None if told["tail_site"] is None else Site(**told["tail_site"])
-    nested = {"steps": tuple(tuple(step) for step in told["steps"]), "sites": tuple(Site(**s) for s in told["sites"])}
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+    nested: dict[str, Any] = {
+        "steps": tuple(tuple(step) for step in told["steps"]),
+        "sites": tuple(Site(**s) for s in told["sites"]),
+    }
+    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
     return PlannedUnit(**{**plain, **nested, "tail": (), "tail_site": tail_site})
 
 
@@ -165,8 +168,6 @@ def _result(row: dict[str, str]) -> UnitResult:
 
 
 def _plain(units: tuple[PlannedUnit, ...]) -> list[PlannedUnit]:
-    from dataclasses import replace
-
     return [replace(unit, tail=()) for unit in units]
 
 

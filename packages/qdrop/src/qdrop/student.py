@@ -48,6 +48,9 @@ class ActivationQuantizer(nn.Module):
         seen: where to put the tensors that pass, while ranges are looked for.
     """
 
+    scale: Tensor
+    zero_point: Tensor
+
     def __init__(self, bits: int, symmetric: bool) -> None:
         super().__init__()
         self.bits, self.symmetric = bits, symmetric
@@ -79,8 +82,9 @@ class ActivationQuantizer(nn.Module):
         Raises:
             CalibrationError: a value is not finite.
         """
-        ranks = {"reduce_max": max_over_ranks, "reduce_sum": sum_over_ranks}
-        self.set_range(*search_range(chunks, self.bits, self.symmetric, None, **ranks))
+        self.set_range(
+            *search_range(chunks, self.bits, self.symmetric, reduce_max=max_over_ranks, reduce_sum=sum_over_ranks)
+        )
 
     def set_range(self, scale: Float[Tensor, ""], zero_point: Int32[Tensor, ""]) -> None:
         """Takes a step size and a zero point."""
@@ -107,6 +111,10 @@ class QuantizedWeight(nn.Module):
         zero_point: int32, shape (C,).
         axis: the weight's axis of output channels.
     """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
 
     def __init__(self, shape: tuple[int, ...], bits: int, symmetric: bool, axis: int) -> None:
         super().__init__()
