@@ -262,7 +262,7 @@ def _override(text: str) -> tuple[str, LayerOverride]:
     try:
         return pattern, settings(LayerOverride, pairs=pairs.split(","))
     except UserError as error:
-        raise UserError(error.message.replace("--set", f"--override {pattern}:"), error.hint) from None
+        raise UserError(error.message.replace("--set ", f"--override {pattern}:"), error.hint) from None
 
 
 def _grid_table(rows: list[dict[str, Any]]) -> Any:

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ PHOTOGRAPHS = (
 """Photographs in the wheels of scikit-image and scikit-learn."""
 
 
+@runtime_checkable
 class Samples(Protocol):
     """Samples by number: (input, label), or the input alone where there are no labels."""
 
@@ -193,13 +194,16 @@ def _idx(split: Any, part: Part, preprocessing: Preprocessing, source: str) -> A
 
 def _arrays(file: Path) -> ArraySamples:
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            if not archive.files:
-                raise DataError(f"{file} holds no array")
+        with file.open("rb") as content:
+            archive = np.load(content, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile) or not archive.files:
+                raise DataError(f"{file} holds no array", "save it by numpy.savez")
             x = archive["x" if "x" in archive.files else archive.files[0]]
             y = archive["y"] if "y" in archive.files else None
     except FileNotFoundError:
         raise DataError(f"{file} does not exist") from None
+    except DataError:
+        raise
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{file} cannot be read: {error}", "it is damaged, or holds more than plain arrays") from None
     if x.ndim < 2 or len(x) == 0 or x.dtype.kind not in "fi":

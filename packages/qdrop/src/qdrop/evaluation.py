@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -38,7 +38,7 @@ class FlatnessRow:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Iterable[Any], metric: Literal["top1"] | Metric = "top1") -> float:
+def evaluate(model: nn.Module, loader: Iterable[Any], metric: str | Metric = "top1") -> float:
     """A figure of merit over labelled samples.
 
     Args:
@@ -52,15 +52,16 @@ def evaluate(model: nn.Module, loader: Iterable[Any], metric: Literal["top1"] | 
     Raises:
         QDropError: no batch, a batch without labels, or outputs for which there is no top class.
     """
-    if metric != "top1" and not callable(metric):
-        raise QDropError(f'metric must be "top1" or a function of outputs and labels, got {metric!r}')
-    of_batch: Metric = (lambda outputs, labels: _share_right(_scores(outputs), labels)) if metric == "top1" else metric
+    if isinstance(metric, str):
+        if metric != "top1":
+            raise QDropError(f'metric must be "top1" or a function of outputs and labels, got {metric!r}')
+        metric = _top1
     mean = _Mean()
     with _evaluating(model):
         for inputs, labels in _batches(loader, model):
             if labels is None:
                 raise QDropError("the samples to evaluate on have no labels", "yield (inputs, labels)")
-            mean.add(float(of_batch(_run(model, inputs), labels)), len(labels))
+            mean.add(float(metric(_run(model, inputs), labels)), len(labels))
     return mean.value
 
 
@@ -289,7 +290,9 @@ def _decibels(signal: float, noise: float) -> float:
 
 
 def _floats(outputs: Any) -> list[Tensor]:
-    found = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    """All tensors that a model returns, or the logits where it calls them so."""
+    leaves = pytree.tree_leaves(getattr(outputs, "logits", outputs))
+    found = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     if not found:
         raise QDropError(f"the model returns no tensors of floating-point numbers, but a {type(outputs).__name__}")
     return found
@@ -307,6 +310,10 @@ def _scores(outputs: Any) -> Tensor:
         what = f"shape {list(scores.shape)}" if isinstance(scores, Tensor) else type(outputs).__name__
         raise QDropError(f"the model's output ({what}) has no top class", "give a metric of your own")
     return scores
+
+
+def _top1(outputs: Any, labels: Tensor) -> Tensor:
+    return _share_right(_scores(outputs), labels)
 
 
 def _share_right(scores: Tensor, labels: Tensor) -> Tensor:

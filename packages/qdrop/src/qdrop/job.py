@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -145,9 +146,13 @@ def quantize_job(
     plan = qdrop.plan(model, example, config, samples=len(calibration.dataset))
     say(str(plan))
 
+    logged = {record.get("name") for record in run.records()}
+    numbers = itertools.count(1)
+
     def finished(result: UnitResult) -> None:
-        run.log(**{name: value for name, value in asdict(result).items() if name != "losses"})
-        say(_line(len(plan.units), result))
+        if result.name not in logged:  # else an earlier call learned it, and the engine read it back
+            run.log(**{name: value for name, value in asdict(result).items() if name != "losses"})
+        say(f"[{next(numbers)}/{len(plan.units)}] {_line(result)}")
 
     def warned(text: str) -> None:
         run.log(warning=text)
@@ -162,8 +167,9 @@ def quantize_job(
     run.write("quant.json", described(qm, job))
     run.write("report.csv", report_csv(qm.report))
     name = f"{job.model}, W{config.w_bits}A{config.a_bits}, {config.method}"
-    run.write("loss.png", loss_figure(qm.report, f"Loss of every unit ({name})"))
-    run.write("sqnr.png", sqnr_figure(qm.report, f"Precision unit by unit ({name})"))
+    if qm.report:  # nothing is learned where weights are rounded to nearest
+        run.write("loss.png", loss_figure(qm.report, f"Loss of every unit ({name})"))
+        run.write("sqnr.png", sqnr_figure(qm.report, f"Precision unit by unit ({name})"))
     close = closeness(qm, model, calibration)
     run.finish(
         {
@@ -298,11 +304,9 @@ def _warnings(tell: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _line(units: int, result: UnitResult) -> str:
+def _line(result: UnitResult) -> str:
     numbers = f"squared error {result.loss_start:.4g} -> {result.loss_end:.4g}, {result.sqnr_db:.1f} dB"
-    return f"{result.name} (of {units} units)  {numbers}, {result.seconds:.1f} s" + (
-        f"  {result.note}" if result.note else ""
-    )
+    return f"{result.name}  {numbers}, {result.seconds:.1f} s" + (f"  {result.note}" if result.note else "")
 
 
 def _name(function: Any) -> str:

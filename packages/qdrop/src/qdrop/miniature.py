@@ -133,12 +133,13 @@ def float_net(folder: Path, *, data: Path | None = None) -> nn.Module:
     """
     import safetensors.torch
 
-    net = ResidualNet()
+    with torch.random.fork_rng(devices=[]):
+        net = ResidualNet()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"float-{_recipe(data)}.safetensors"
     with _locked(folder / ".float.lock"):
         if not file.is_file():
-            _train(net, images(data))
+            _train(net, images(data), EPOCHS)
             write_atomically(file, safetensors.torch.save(net.state_dict()))
     net.load_state_dict(safetensors.torch.load_file(file))
     return net.eval()
@@ -156,7 +157,7 @@ def one_cycle(progress: float) -> float:
     return progress / RISING if progress < RISING else cosine((progress - RISING) / (1 - RISING))
 
 
-def _train(net: nn.Module, split: Split, epochs: int = EPOCHS) -> None:
+def _train(net: nn.Module, split: Split, epochs: int) -> None:
     """Trains in place, always alike: the global random state is left as it was found."""
     from core_utils.training import Arrays, Loader, fit
 
@@ -181,7 +182,7 @@ def _train(net: nn.Module, split: Split, epochs: int = EPOCHS) -> None:
 
 def _recipe(data: Path | None) -> str:
     """Tells nets apart that were trained otherwise: a digest of this file, of torch's version, of the images' place."""
-    facts = f"{torch.__version__} {FASHION_MNIST} {data and data.resolve()}".encode()
+    facts = f"{EPOCHS} {torch.__version__} {FASHION_MNIST} {data and data.resolve()}".encode()
     return hashlib.sha256(Path(__file__).read_bytes() + facts).hexdigest()[:12]
 
 

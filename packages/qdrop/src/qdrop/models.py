@@ -197,12 +197,23 @@ def _module(place: str) -> Any:
         spec = importlib.util.spec_from_file_location(file.stem, file)
         if spec is None or spec.loader is None:
             raise ModelError(f"{file} is no Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(file.stem, module)
-        return _imported(place, lambda: spec.loader.exec_module(module) or module)  # type: ignore[union-attr]
+        return _imported(place, lambda: _executed(spec))
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     return _imported(place, lambda: importlib.import_module(place))
+
+
+def _executed(spec: Any) -> Any:
+    """Runs a file as a module, known by its name as long as no other module has it: classes look themselves up there."""
+    module = importlib.util.module_from_spec(spec)
+    new = sys.modules.setdefault(spec.name, module) is module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        if new:
+            del sys.modules[spec.name]
+        raise
+    return module
 
 
 def _imported(place: str, load: Callable[[], Any]) -> Any:

@@ -147,6 +147,7 @@ def _finish(axes: Any, x: str, y: str, title: str) -> None:
     axes.set(xlabel=x, ylabel=y, title=title)
     axes.title.set_fontsize("medium")
     axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
 
 
 def _bytes(figure: Any, kind: Kind) -> bytes:
