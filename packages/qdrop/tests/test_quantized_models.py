@@ -12,7 +12,7 @@ from qdrop import LayerOverride, QDropConfig, quantize
 from qdrop.calibration import run
 from qdrop.evaluation import sqnr_db
 
-FEW = {"w_bits": 4, "a_bits": 4, "iters": 2, "batch_size": 8}
+FEW = {"w_bits": 4, "a_bits": 4, "iters": 1, "batch_size": 4}
 REAL = {"w_bits": 4, "a_bits": 4, "iters": 200, "batch_size": 8}
 
 
@@ -28,14 +28,14 @@ def torchvision(name):
     import torchvision.models
 
     torch.manual_seed(0)
-    return randomised(torchvision.models.get_model(name, weights=None)), list(images(16, 32).split(8))
+    return randomised(torchvision.models.get_model(name, weights=None)), [images(16, 32)]
 
 
 def timm(name, size=32, **options):
     from timm import create_model
 
     torch.manual_seed(0)
-    return create_model(name, pretrained=False, **options), list(images(16, size).split(8))
+    return create_model(name, pretrained=False, **options), [images(16, size)]
 
 
 def encoder():
@@ -68,9 +68,12 @@ def detector():
     from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
     torch.manual_seed(0)
-    made = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, min_size=96, max_size=128)
+    made = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, min_size=64, max_size=96)
     sizes = [(96, 120), (80, 96), (96, 96), (90, 110)]
-    return randomised(made), [[torch.rand(3, *size) for size in sizes[i : i + 2]] for i in (0, 2)] * 4
+    return randomised(made), [[torch.rand(3, *size) for size in sizes[i : i + 2]] for i in (0, 2)] * 2
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:only 8 calibration samples")  # of images for the detector
 
 
 MODELS = {

@@ -58,16 +58,19 @@ def test_two_ranks_end_with_one_model(two_ranks):
 
 
 def test_two_ranks_equal_one_process(two_ranks):
+    """Gradients are summed in another order, which Adam and the units behind amplify; the first unit hardly differs."""
     together, alone = load(two_ranks[0], net()), quantised(0, 1)
     for path, weight in alone.integer_state().items():
         same = together.integer_state()[path]
         torch.testing.assert_close(same.scale, weight.scale, rtol=0, atol=0)
-        assert (same.codes == weight.codes).float().mean() > 0.99, path  # gradients are summed in another order
-    for name, quantizer in alone.activations.items():
-        travel = 25 * 1e-3  # Adam moves a step size by its rate an iteration, at most
-        torch.testing.assert_close(together.activations[name].scale, quantizer.scale, rtol=0, atol=1e-3 * travel)
+        assert (same.codes == weight.codes).float().mean() > 0.99, path
+    first, *later = alone.activations
+    torch.testing.assert_close(together.activations[first].scale, alone.activations[first].scale, rtol=1e-6, atol=0)
+    for name in later:
+        torch.testing.assert_close(together.activations[name].scale, alone.activations[name].scale, rtol=1e-2, atol=0)
     for ours, theirs in zip(alone.report, together.report, strict=True):
         assert theirs.loss_end == pytest.approx(ours.loss_end, rel=1e-2)
+    assert together.report[0].loss_end == pytest.approx(alone.report[0].loss_end, rel=1e-5)
     x = images(32, seed=5)
     with torch.no_grad():
         assert (together(x) - alone(x)).abs().mean() < 0.02 * alone(x).std()

@@ -28,7 +28,7 @@ LEAST_SCALE = 1e-8
 TIE = 1e-9
 """Relative difference below which scores are equal and the first wins; above what the order of a sum can change."""
 
-LEVELS, MOST_BINS = (128, 1024), 65536
+LEVELS, MOST_BINS = (16, 64, 256, 1024), 65536
 VALUES_PER_BIN = 4
 """More bins cost more than the candidates that they exclude; most are excluded by few. Short rows need no bounds."""
 

@@ -291,7 +291,7 @@ def _draw(
     return _whole_batch(cache, index)
 
 
-def _whole_batch(cache: UnitCache, index: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
+def _whole_batch(cache: UnitCache, index: Int64[Tensor, " batch"]) -> Int64[Tensor, " rows"]:
     """The same samples; where some differ in shape, those of the calibration batch that holds the first."""
     ragged = next((each for each in (cache.quantised_inputs, cache.fp_outputs) if each.ragged), None)
     if ragged is None:
