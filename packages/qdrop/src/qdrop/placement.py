@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qdrop.layers import Layer, layer_inputs
 from qdrop.passes import OPAQUE, Function, Trace
@@ -12,61 +12,13 @@ from qdrop.sites import Site
 OPERANDS = {"matmul": (0, 1), "bmm": (0, 1), "mm": (0, 1), "baddbmm": (1, 2), "scaled_dot_product_attention": (0, 1, 2)}
 """Functions that multiply two activations, and which of their tensors those are."""
 
-_KEEPS_VALUES = frozenset(
-    [
-        "__get__",
-        "__getitem__",
-        "alpha_dropout",
-        "amax",
-        "chunk",
-        "clone",
-        "contiguous",
-        "detach",
-        "dropout",
-        "dropout1d",
-        "dropout2d",
-        "dropout3d",
-        "dropout_",
-        "expand",
-        "expand_as",
-        "feature_alpha_dropout",
-        "flatten",
-        "flip",
-        "float",
-        "gather",
-        "index_select",
-        "moveaxis",
-        "movedim",
-        "narrow",
-        "pad",
-        "permute",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "repeat",
-        "repeat_interleave",
-        "reshape",
-        "reshape_as",
-        "roll",
-        "select",
-        "split",
-        "squeeze",
-        "swapaxes",
-        "swapdims",
-        "t",
-        "tensor_split",
-        "tile",
-        "to",
-        "transpose",
-        "type",
-        "type_as",
-        "unbind",
-        "unflatten",
-        "unfold",
-        "unsqueeze",
-        "view",
-        "view_as",
-    ]
+_REARRANGES = (
+    "__get__ __getitem__ alpha_dropout amax chunk clone contiguous detach dropout dropout1d dropout2d dropout3d "
+    "dropout_ expand expand_as feature_alpha_dropout flatten flip float gather index_select moveaxis movedim narrow "
+    "pad permute pixel_shuffle pixel_unshuffle repeat repeat_interleave reshape reshape_as roll select split squeeze "
+    "swapaxes swapdims t tensor_split tile to transpose type type_as unbind unflatten unfold unsqueeze view view_as"
 )
+_KEEPS_VALUES = frozenset(_REARRANGES.split())
 _POOLS = ("max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool")
 
 
@@ -77,8 +29,7 @@ class Place:
     Args:
         value: the tensor that is quantised; None for the probabilities within fused attention.
         function: index of the function that makes it or, for an operand, reads it.
-        inputs_of: layers (by index) that read it.
-        consumers: paths of those layers, names of the functions that read it as an operand.
+        consumers: paths of the layers that read it, names of the functions that read it as an operand.
         unsigned: it never is negative, by construction.
     """
 
@@ -86,7 +37,6 @@ class Place:
     value: int | None
     shape: tuple[int, ...]
     function: int
-    inputs_of: tuple[int, ...]
     consumers: tuple[str, ...]
     unsigned: bool = False
 
@@ -115,22 +65,14 @@ def place(traced: Trace, layers: tuple[Layer, ...], skipped: frozenset[int], ski
         site = locate(traced, value)
         if site is not None and producer is not None:
             shape = traced.values[value].shape
-            found[site] = Place(site, value, shape, producer, tuple(indices), paths, _is_softmax(traced, value))
+            found[site] = Place(site, value, shape, producer, paths, _is_softmax(traced, value))
         else:
             found |= {p.site: p for index in dict.fromkeys(indices) for p in _at_layer(traced, layers, index, value)}
     known = {p.value: p.site for p in found.values()}
     for p in _operands(traced, known, tuple(skips)):
         if p.site in found:
             before = found[p.site]
-            p = Place(
-                before.site,
-                before.value,
-                before.shape,
-                before.function,
-                before.inputs_of,
-                tuple(dict.fromkeys((*before.consumers, *p.consumers))),
-                before.unsigned,
-            )
+            p = replace(before, consumers=tuple(dict.fromkeys((*before.consumers, *p.consumers))))
         found[p.site] = p
     return tuple(sorted(found.values(), key=lambda p: (p.function, p.site.kind != "operand", p.site.index)))
 
@@ -189,7 +131,7 @@ def _is_spatial_mean(traced: Trace, function: Function) -> bool:
 
 def _is_softmax(traced: Trace, value: int) -> bool:
     producer = traced.values[walk_back(traced, value)].producer
-    return producer is not None and traced.functions[producer].name in ("softmax", "sigmoid")
+    return producer is not None and traced.functions[producer].name == "softmax"
 
 
 def _at_layer(traced: Trace, layers: tuple[Layer, ...], index: int, value: int) -> Iterable[Place]:
@@ -200,7 +142,7 @@ def _at_layer(traced: Trace, layers: tuple[Layer, ...], index: int, value: int) 
         if walk_back(traced, given) == value and function.call is not None:
             call, position = traced.calls[function.call], function.inputs.index(given)
             site = Site("operand", call.path, call.call, function.name, function.ordinal, position)
-            yield Place(site, given, traced.values[given].shape, reader, (index,), (layer.path,))
+            yield Place(site, given, traced.values[given].shape, reader, (layer.path,))
 
 
 def _operands(traced: Trace, known: dict[int | None, Site], skips: tuple[str, ...]) -> Iterable[Place]:
@@ -221,12 +163,12 @@ def _operands(traced: Trace, known: dict[int | None, Site], skips: tuple[str, ..
             source = walk_back(traced, value)
             if source in known:
                 before = known[source]
-                yield Place(before, source, traced.values[source].shape, function.index, (), (function.name,))
+                yield Place(before, source, traced.values[source].shape, function.index, (function.name,))
                 continue
             site = Site("operand", path, where.call, function.name, function.ordinal, position)
             shape, unsigned = traced.values[value].shape, _is_softmax(traced, value)
-            yield Place(site, value, shape, function.index, (), (function.name,), unsigned)
+            yield Place(site, value, shape, function.index, (function.name,), unsigned)
         if function.name == "scaled_dot_product_attention" and is_activation(traced, function.inputs[0]):
             query, key = (traced.values[value].shape for value in function.inputs[:2])
             site = Site("operand", path, where.call, function.name, function.ordinal, 3)
-            yield Place(site, None, (*query[:-1], key[-2]), function.index, (), (function.name,), unsigned=True)
+            yield Place(site, None, (*query[:-1], key[-2]), function.index, (function.name,), unsigned=True)
