@@ -90,7 +90,8 @@ def demo(session: nox.Session) -> None:
 def bench(session: nox.Session, package: str) -> None:
     """A package timed against its peers; arguments go to its `bench` command."""
     install(session, package, group="bench")
-    session.run(package, "bench", *session.posargs, interrupt_timeout=GRACE)
+    out = () if "--out" in session.posargs else ("--out", f"runs/bench-{package}")
+    session.run(package, "bench", *out, *session.posargs, interrupt_timeout=GRACE)
 
 
 @nox.session
