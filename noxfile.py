@@ -138,8 +138,15 @@ def install_all(session: nox.Session, *also: str) -> None:
 def group_of(package: str, group: str) -> list[str]:
     """Arguments that install a dependency group where the package has it."""
     project = f"packages/{package}/pyproject.toml"
-    groups = nox.project.load_toml(ROOT / project).get("dependency-groups", {})
-    return ["--group", f"{project}:{group}"] if group in groups else []
+    return ["--group", f"{project}:{group}"] if group in groups_of(package) else []
+
+
+def groups_of(package: str) -> dict[str, list[object]]:
+    """The package's dependency groups by name."""
+    groups: dict[str, list[object]] = nox.project.load_toml(f"packages/{package}/pyproject.toml").get(
+        "dependency-groups", {}
+    )
+    return groups
 
 
 def run_tests(session: nox.Session, package: str, *flags: str, bare: bool = False) -> None:
@@ -151,14 +158,16 @@ def run_tests(session: nox.Session, package: str, *flags: str, bare: bool = Fals
     tests = ROOT / "packages" / package / "tests"
     # Hypothesis' profile for CI draws the same examples everywhere and sets no deadline, which a busy machine would miss.
     settings = (f"--jaxtyping-packages={','.join(checked)}", "--hypothesis-profile=ci")
-    run_pytest(session, tests, *settings, *flags, bare=bare)
+    # Packages whose tests take minutes have the plugin in their group; two cores are what CI has.
+    shared = ("--numprocesses=2",) if "pytest-xdist" in str(groups_of(package).get("test")) else ()
+    run_pytest(session, tests, *settings, *shared, *flags, bare=bare, threads="1" if shared else None)
 
 
-def run_pytest(session: nox.Session, tests: Path, *flags: str, bare: bool = False) -> None:
+def run_pytest(session: nox.Session, tests: Path, *flags: str, bare: bool = False, threads: str | None = None) -> None:
     """Runs pytest from an empty directory, so that only what is installed can be imported."""
     counts = f"--junitxml={SCRATCH / 'junit' / session.name}{'-bare' if bare else ''}.xml"
     settings = ("-c", ROOT / "pyproject.toml", "--rootdir", tests.parent, "-p", "no:cacheprovider", counts)
-    env = {"PYTHONPATH": None, "CORE_UTILS_BARE": "1" if bare else None}
+    env = {"PYTHONPATH": None, "CORE_UTILS_BARE": "1" if bare else None, "OMP_NUM_THREADS": threads}
     none_selected = 5
     codes = (0, none_selected) if "slow" in flags else (0,)
     with tempfile.TemporaryDirectory(prefix="empty-") as empty, session.chdir(empty):
