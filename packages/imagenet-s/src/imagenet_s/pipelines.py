@@ -85,26 +85,7 @@ class Pipeline:
     fill: tuple[int, int, int] = (0, 0, 0)
 
     def __post_init__(self) -> None:
-        for name, value in (("size", self.size), ("resize_size", self.resize_size)):
-            if value is None and name == "resize_size":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise PipelineError(f"{name} must be a whole number of at least 1, got {value!r}")
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise PipelineError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if self.colour != "rgb" and not isinstance(self.colour, Nv12):
-            raise PipelineError(f"colour must be 'rgb' or Nv12(...), got {self.colour!r}")
-        if (
-            len(self.mean) != 3
-            or len(self.std) != 3
-            or not all(map(math.isfinite, (*self.mean, *self.std, self.scale)))
-        ):
-            raise PipelineError("mean and std must hold three finite numbers each, and scale must be finite")
-        if min(self.std) <= 0 or self.scale <= 0:
-            raise PipelineError(f"std and scale must be positive, got {self.std} and {self.scale}")
-        if len(self.fill) != 3 or not all(0 <= value <= 255 for value in self.fill):
-            raise PipelineError(f"fill must hold three values from 0 to 255, got {self.fill}")
+        _check(vars(self))
         if self.resize_size == _usual_resize(self.size, self.geometry):
             object.__setattr__(self, "resize_size", None)  # so that equal pipelines compare equal
 
@@ -221,6 +202,7 @@ class Pipeline:
             fields["scale"] = float(fields["scale"])
         if isinstance(fields.get("colour"), dict):
             fields["colour"] = Nv12(**fields["colour"])
+        _check(vars(PAPER) | fields)
         return cls(**fields)
 
     @property
@@ -259,9 +241,6 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("float32", "float16"),
 }
 
-PAPER = Pipeline()
-"""The authors' reference: Pillow, Pillow's bilinear to a square of 256, the middle 224."""
-
 
 def replace_stage(a: Pipeline, stage: str, b: Pipeline) -> Pipeline:
     """`a` with one stage of `b`; after all stages, in any order, it equals `b`.
@@ -278,6 +257,28 @@ def replace_stage(a: Pipeline, stage: str, b: Pipeline) -> Pipeline:
 def stages_that_differ(a: Pipeline, b: Pipeline) -> tuple[str, ...]:
     """Names of the stages in which two pipelines are not the same, in the order in which they run."""
     return tuple(stage for stage in STAGES if replace_stage(a, stage, b) != a)
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    """Refuses values of fields that mean nothing."""
+    for name in ("size", "resize_size"):
+        value = values[name]
+        if name == "resize_size" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise PipelineError(f"{name} must be a whole number of at least 1, got {value!r}")
+    for name, allowed in _CHOICES.items():
+        if values[name] not in allowed:
+            raise PipelineError(f"{name} must be one of {', '.join(allowed)}, got {values[name]!r}")
+    if values["colour"] != "rgb" and not isinstance(values["colour"], Nv12):
+        raise PipelineError(f"colour must be 'rgb' or Nv12(...), got {values['colour']!r}")
+    mean, std, scale = values["mean"], values["std"], values["scale"]
+    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, (*mean, *std, scale))):
+        raise PipelineError("mean and std must hold three finite numbers each, and scale must be finite")
+    if min(std) <= 0 or scale <= 0:
+        raise PipelineError(f"std and scale must be positive, got {std} and {scale}")
+    if len(values["fill"]) != 3 or not all(0 <= value <= 255 for value in values["fill"]):
+        raise PipelineError(f"fill must hold three values from 0 to 255, got {values['fill']}")
 
 
 def _usual_resize(size: int, geometry: str) -> int:
@@ -298,3 +299,7 @@ def _target(height: int, width: int, geometry: str, to: int) -> tuple[int, int]:
             f"more than {LARGEST_RESIZED} in all"
         )
     return target[0], target[1]
+
+
+PAPER = Pipeline()
+"""The authors' reference: Pillow, Pillow's bilinear to a square of 256, the middle 224."""
