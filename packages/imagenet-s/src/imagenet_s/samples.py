@@ -59,8 +59,10 @@ class Entry:
     place: Any = dataclasses.field(repr=False)
 
 
-class Samples(Sequence[Sample]):
+class Samples(Sequence):
     """Samples by number; a slice is again `Samples`, small to send to another process.
+
+    A plain Sequence, not Sequence[Sample]: a type checker at run time would read an image to look at it.
 
     Attributes:
         entries: where the samples lie.
