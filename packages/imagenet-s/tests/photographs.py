@@ -62,8 +62,11 @@ def imagenet_like(height=375, width=500, names=(*SKLEARN, *SKIMAGE), **options):
 def small(count=6, height=60, width=80, seed=0, **options):
     """JPEGs of pieces of photographs: quick to decode, and no two alike."""
     rng = np.random.default_rng(seed)
+    large = [
+        image for image in map(photograph, (*SKLEARN, *SKIMAGE)) if image.shape[0] > height and image.shape[1] > width
+    ]
     for number in range(count):
-        whole = photograph((*SKLEARN, *SKIMAGE)[number % 6])
+        whole = large[number % len(large)]
         top, left = (
             int(rng.integers(0, side - want)) for side, want in zip(whole.shape, (height, width), strict=False)
         )

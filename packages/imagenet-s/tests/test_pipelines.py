@@ -7,13 +7,14 @@ import photographs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
 from imagenet_s import Nv12, Pipeline, PipelineError
 from imagenet_s.decoders import decoders
 from imagenet_s.orientation import exif_orientation, orient
 from imagenet_s.pipelines import STAGES, replace_stage, stages_that_differ
 from imagenet_s.presets import PRESETS
 from imagenet_s.resizers import resizers
-from PIL import Image, ImageOps
 
 LANDSCAPE = photographs.jpeg(photographs.photograph("china.jpg"))
 ODD = {
@@ -310,7 +311,7 @@ def test_what_a_pipeline_cannot_do_is_refused(change, message):
 
 
 def test_a_missing_configuration_is_named(tmp_path):
-    with pytest.raises(PipelineError, match="preprocessor_config.json"):
+    with pytest.raises(PipelineError, match=r"preprocessor_config\.json"):
         Pipeline.from_hf(tmp_path)
 
 

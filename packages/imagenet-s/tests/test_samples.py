@@ -7,6 +7,7 @@ import photographs
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from core_utils.errors import UserError
 from imagenet_s import Sample, SampleError, open_samples
 from imagenet_s.samples import AlreadyResizedWarning, as_samples
@@ -82,7 +83,7 @@ def test_a_slice_travels_and_still_reads(data_set):
 
 
 def test_labels_outside_the_classes_are_refused(data_set):
-    with pytest.raises(SampleError, match="4: label 1 of .* is not from 0 to 0"):
+    with pytest.raises(SampleError, match=r"4: label 1 of .* is not from 0 to 0"):
         open_samples(data_set, classes=1)
 
 

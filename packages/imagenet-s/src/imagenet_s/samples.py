@@ -259,13 +259,17 @@ def _meta_file(path: Path, root: Path) -> Samples:
             what = "is blank" if not parts else "has no label"
             raise SampleError(f"{path}, line {number} {what}", "expected 'relative/path label' with a whole number")
         name, label = parts[0].strip(), int(parts[1])
-        _refuse_escape(name, f"{path}, line {number}")
+        refuse_escape(name, f"{path}, line {number}")
         entries.append(Entry(name, label, os.fspath(root / name)))
     return FileSamples(entries, str(path))
 
 
-def _refuse_escape(name: str, where: str) -> None:
-    """Refuses a name that is absolute or climbs, in either system's notation."""
+def refuse_escape(name: str, where: str) -> None:
+    """Refuses a name that is absolute or climbs, in either system's notation.
+
+    Raises:
+        SampleError: the message begins with `where`.
+    """
     for flavour in (PurePosixPath(name), PureWindowsPath(name)):
         if flavour.anchor or ".." in flavour.parts:
             raise SampleError(
@@ -288,7 +292,7 @@ def _tar_entries(path: Path) -> Iterator[Entry]:
                 if not member.isreg():
                     continue
                 if f".{extension.rpartition('.')[2]}" in _IMAGES:
-                    _refuse_escape(member.name, str(path))
+                    refuse_escape(member.name, str(path))
                     if key in images:
                         raise SampleError(f"{path}: {key} has two images, {images[key].name} and {member.name}")
                     images[key] = member
@@ -347,7 +351,7 @@ def _parquet_entries(path: Path) -> Iterator[Entry]:
                     if not isinstance(labels[row], int):
                         raise SampleError(f"{path}, row {row_number}: label {labels[row]!r} is no whole number")
                     name = (paths[row] or {}).get("path") or f"{path.stem}/{row_number - 1:08d}"
-                    _refuse_escape(name, f"{path}, row {row_number}")
+                    refuse_escape(name, f"{path}, row {row_number}")
                     value = None if labels[row] == _NO_LABEL else labels[row]
                     yield Entry(name, value, (str(path), read, group, row))
     except (OSError, pa.ArrowException) as error:
