@@ -238,7 +238,8 @@ def _jobs(samples: Samples, grid: Grid, out: Path, config: dict[str, Any]) -> It
 
 def _is_registered(entry: Decoder | Resizer) -> bool:
     """Whether the user added it; a fresh process has the others by itself."""
-    return not (entry.fn.__module__ or "").startswith("imagenet_s.")
+    functions = [value for value in vars(entry).values() if callable(value)]
+    return any(not (function.__module__ or "").startswith("imagenet_s.") for function in functions)
 
 
 def _run(

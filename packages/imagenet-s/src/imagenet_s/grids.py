@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -104,9 +105,14 @@ class Grid:
                 source = self.pipeline.prepare(decoded, data)
             for right in self.resizers:
                 if right not in made:
-                    made[right] = dataclasses.replace(self.pipeline, resizer=right).fit(source)
+                    made[right] = self._pipelines[right].fit(source)
                     made[right].flags.writeable = False  # shared
                 yield f"{left}/{right}", made[right]
+
+    @functools.cached_property
+    def _pipelines(self) -> dict[str, Pipeline]:
+        """By resizer; made once, since checking 33 pipelines for each image is time that the libraries could use."""
+        return {name: dataclasses.replace(self.pipeline, resizer=name) for name in self.resizers}
 
     def distinct(self, probes: Iterable[bytes] | None = None) -> Grid:
         """This grid without the decoders and resizers that give every probe the same pixels as an earlier one.
@@ -118,9 +124,7 @@ class Grid:
         images = [[decoder(name).decode(data) for data in files] for name in self.decoders]
         left, left_out = _first_of_each(self.decoders, [_digest(each) for each in images])
         sources = [self.pipeline.prepare(image, data) for image, data in zip(images[0], files, strict=True)]
-        views = [
-            [dataclasses.replace(self.pipeline, resizer=name).fit(each) for each in sources] for name in self.resizers
-        ]
+        views = [[self._pipelines[name].fit(each) for each in sources] for name in self.resizers]
         right, right_out = _first_of_each(self.resizers, [_digest(each) for each in views])
         return dataclasses.replace(self, decoders=left, resizers=right, duplicates=(*left_out, *right_out))
 

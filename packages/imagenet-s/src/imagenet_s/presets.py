@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imagenet_s.errors import PipelineError
-from imagenet_s.pipelines import IMAGENET_MEAN, IMAGENET_STD, PAPER, Pipeline
+from imagenet_s.pipelines import IMAGENET_MEAN, IMAGENET_STD, PAPER, Geometry, Pipeline
 
 _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # in the order of Pillow's numbers
 _SQUARE_BY_DEFAULT = (
@@ -76,7 +76,7 @@ def from_timm(source: Any) -> Pipeline:
     interpolation, mode = get("interpolation", "bicubic"), get("crop_mode", None) or "center"
     if interpolation not in _RESAMPLE:
         raise PipelineError(f"timm's interpolation {interpolation!r} is none of {', '.join(_RESAMPLE)}")
-    geometries = {"center": "shorter-side", "squash": "squash", "border": "longer-side-pad"}
+    geometries: dict[str, Geometry] = {"center": "shorter-side", "squash": "squash", "border": "longer-side-pad"}
     if mode not in geometries:
         raise PipelineError(f"timm's crop_mode {mode!r} is none of {', '.join(geometries)}")
     mean, std = _three(get("mean", IMAGENET_MEAN), "mean"), _three(get("std", IMAGENET_STD), "std")
@@ -87,7 +87,7 @@ def from_timm(source: Any) -> Pipeline:
         geometry=geometries[mode],
         mean=mean,
         std=std,
-        fill=tuple(round(255 * value) for value in mean) if mode == "border" else (0, 0, 0),
+        fill=(round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2])) if mode == "border" else (0, 0, 0),
     )
 
 
