@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,19 +35,31 @@ def manifest(folder):
     return json.loads((folder / "manifest.json").read_text())
 
 
-def test_tars_hold_each_view_as_webdataset_groups_them(tmp_path):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "shards"
+    return folder, generate(PHOTOS, GRID, folder, shard_size=3)
+
+
+@pytest.fixture
+def finished(made, tmp_path):
+    """A folder of three finished tars, of a test's own."""
+    return Path(shutil.copytree(made[0], tmp_path / "finished"))
+
+
+def test_tars_hold_each_view_as_webdataset_groups_them(made):
     import webdataset
 
-    done = generate(PHOTOS, GRID, tmp_path, shard_size=3)
+    folder, done = made
     assert (done.images, done.errors, done.resumed) == (7, (), 0)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+    assert [path.name for path in sorted(folder.iterdir())] == [
         "errors.jsonl",
         "manifest.json",
         *(f"shard-00000{number}.tar" for number in range(3)),
     ]
     rows = []
     for record in done.shards:
-        with (tmp_path / record.shard).open("rb") as file:
+        with (folder / record.shard).open("rb") as file:
             members = ({**each, "__url__": ""} for each in webdataset.tariterators.tar_file_iterator(file))
             rows += webdataset.tariterators.group_by_keys(members)
     assert len(rows) == 7
@@ -58,14 +71,13 @@ def test_tars_hold_each_view_as_webdataset_groups_them(tmp_path):
             assert np.array_equal(stored, pipeline.pixels(photo.data)), name
 
 
-def test_the_manifest_tells_what_lies_there(tmp_path):
-    generate(PHOTOS, GRID, tmp_path, shard_size=3)
-    facts = manifest(tmp_path)
+def test_the_manifest_tells_what_lies_there(finished):
+    facts = manifest(finished)
     assert facts["complete"] is True
     assert facts["images"] == 7
     assert [each["count"] for each in facts["shards"]] == [3, 3, 1]
     for each in facts["shards"]:
-        assert hashlib.sha256((tmp_path / each["shard"]).read_bytes()).hexdigest() == each["sha256"]
+        assert hashlib.sha256((finished / each["shard"]).read_bytes()).hexdigest() == each["sha256"]
     assert {*GRID.decoders, *GRID.resizers, "numpy", "pillow", "python"} <= facts["versions"].keys()
     assert Pipeline.from_json(json.dumps(facts["pipeline"])) == GRID.pipeline
 
@@ -197,24 +209,22 @@ def test_a_killed_run_goes_on_and_leaves_finished_shards_untouched(tmp_path):
     assert left == contents(tmp_path / "whole")
 
 
-def test_a_shard_that_was_damaged_is_made_again_and_no_other(tmp_path):
-    generate(PHOTOS, GRID, tmp_path, shard_size=3)
-    whole = contents(tmp_path)
-    (tmp_path / "shard-000001.tar").write_bytes(b"damaged")
-    (tmp_path / "shard-000002.tar").unlink()
-    assert generate(PHOTOS, GRID, tmp_path, shard_size=3).resumed == 1
-    assert contents(tmp_path) == whole
+def test_a_shard_that_was_damaged_is_made_again_and_no_other(finished):
+    whole = contents(finished)
+    (finished / "shard-000001.tar").write_bytes(b"damaged")
+    (finished / "shard-000002.tar").unlink()
+    assert generate(PHOTOS, GRID, finished, shard_size=3).resumed == 1
+    assert contents(finished) == whole
 
 
-def test_other_library_versions_are_refused(tmp_path, monkeypatch):
-    generate(PHOTOS, GRID, tmp_path)
-    facts = manifest(tmp_path)
+def test_other_library_versions_are_refused(finished):
+    facts = manifest(finished)
     now = facts["versions"]["numpy"]
     facts["versions"]["numpy"] = "1.0"
-    (tmp_path / "manifest.json").write_text(json.dumps(facts))
+    (finished / "manifest.json").write_text(json.dumps(facts))
     with pytest.raises(ImagenetSError, match=re.escape(f"numpy 1.0 then, {now} now")):
-        generate(PHOTOS, GRID, tmp_path)
-    assert generate(PHOTOS, GRID, tmp_path, overwrite=True).resumed == 0
+        generate(PHOTOS, GRID, finished, shard_size=3)
+    assert generate(PHOTOS, GRID, finished, shard_size=3, overwrite=True).resumed == 0
 
 
 def test_a_worker_with_other_versions_makes_nothing(tmp_path):
@@ -229,20 +239,19 @@ def test_a_worker_with_other_versions_makes_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"shard_size": 2}, "another shard_size: 256, now 2"),
+        ({"shard_size": 2}, "another shard_size: 3, now 2"),
         ({"codec": "png"}, 'another codec: "webp", now "png"'),
         ({"grid": Grid(("pillow",), ("pillow-box",), Pipeline(size=28))}, "another grid"),
         ({"samples": PHOTOS[:4]}, "another samples"),
         ({"resume": False}, "holds shards already"),
     ],
 )
-def test_a_folder_of_another_run_is_refused(tmp_path, change, message):
-    asked = {"samples": PHOTOS, "grid": GRID, "out": tmp_path}
-    generate(**asked)
-    before = contents(tmp_path)
+def test_a_folder_of_another_run_is_refused(finished, change, message):
+    asked = {"samples": PHOTOS, "grid": GRID, "out": finished, "shard_size": 3}
+    before = contents(finished)
     with pytest.raises(ImagenetSError, match=message):
         generate(**asked | change)
-    assert contents(tmp_path) == before
+    assert contents(finished) == before
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
