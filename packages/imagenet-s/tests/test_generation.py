@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from imagenet_s import Grid, ImagenetSError, Pipeline, Sample, SampleError, generate, open_samples, shards
-from imagenet_s.decoders import decoders, register_decoder
+from imagenet_s.decoding import decoders, register_decoder
 
 GRID = Grid(("pillow", "opencv", "turbo-boxup"), ("pillow-box", "opencv-linear"), Pipeline(size=28))
 PHOTOS = [

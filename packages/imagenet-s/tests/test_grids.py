@@ -6,7 +6,7 @@ import pytest
 
 from imagenet_s import DecodeError, Grid, Pipeline, PipelineError, ShapeMismatchError
 from imagenet_s import grids as grids_module
-from imagenet_s.decoders import decoders, register_decoder
+from imagenet_s.decoding import decoders, register_decoder
 
 PHOTO = photographs.jpeg(photographs.photograph("china.jpg")[:131, :203].copy())
 SMALL = Pipeline(size=28)
@@ -99,7 +99,7 @@ def test_the_modern_grid_holds_no_two_that_agree():
 def test_decoders_that_give_other_sizes_are_named(counted):
     make_call["darker"] = lambda data: decoders()["pillow"].decode(data).transpose(1, 0, 2).copy()
     data = photographs.jpeg(photographs.photograph("china.jpg")[:40, :60].copy(), orientation=6)
-    with pytest.raises(ShapeMismatchError, match=r"pillow decodes 40 x 60 pixels, darker 60 x 40 .*orientation tag 6"):
+    with pytest.raises(ShapeMismatchError, match=r"'darker' gives 40x60, the file says 60x40 .orientation tag 6"):
         list(Grid(("pillow", "darker"), ("pillow-box",)).views(data))
 
 

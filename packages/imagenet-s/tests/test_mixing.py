@@ -10,9 +10,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from imagenet_s import ConsistencyLoss, MixTransform, Pipeline, PipelineError, WorstOf
-from imagenet_s.decoders import decoder
+from imagenet_s.decoding import decoder
 from imagenet_s.mixing import random_box
-from imagenet_s.resizers import resizer
+from imagenet_s.resizing import resizer
 
 DECODERS, RESIZERS = ("pillow", "turbo-boxup"), ("pillow-bilinear", "pillow-box", "opencv-linear", "opencv-nearest")
 MIX = MixTransform(DECODERS, RESIZERS, size=28, seed=3)

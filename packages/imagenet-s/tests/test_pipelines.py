@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from imagenet_s import Nv12, Pipeline, PipelineError
-from imagenet_s.decoders import decoders
+from imagenet_s.decoding import decoders
 from imagenet_s.orientation import exif_orientation, orient
 from imagenet_s.pipelines import STAGES, replace_stage, stages_that_differ
 from imagenet_s.presets import PRESETS
-from imagenet_s.resizers import resizers
+from imagenet_s.resizing import resizers
 
 LANDSCAPE = photographs.jpeg(photographs.photograph("china.jpg"))
 ODD = {

@@ -9,7 +9,7 @@ import core_utils
 
 if TYPE_CHECKING:
     from imagenet_s.colour import Nv12
-    from imagenet_s.decoders import Decoder, decoders, register_decoder
+    from imagenet_s.decoding import Decoder, decoders, register_decoder
     from imagenet_s.diagnosis import Diagnosis, diagnose
     from imagenet_s.errors import (
         DecodeError,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from imagenet_s.identification import identify
     from imagenet_s.mixing import ConsistencyLoss, MixTransform, WorstOf
     from imagenet_s.pipelines import Pipeline
-    from imagenet_s.resizers import Resizer, register_resizer, resizers
+    from imagenet_s.resizing import Resizer, register_resizer, resizers
     from imagenet_s.samples import Sample, open_samples
 
 if core_utils.CONTRACT != 1:
@@ -34,7 +34,7 @@ if core_utils.CONTRACT != 1:
 
 _HOMES = {
     "colour": ("Nv12",),
-    "decoders": ("Decoder", "decoders", "register_decoder"),
+    "decoding": ("Decoder", "decoders", "register_decoder"),
     "diagnosis": ("Diagnosis", "diagnose"),
     "errors": (
         "DecodeError",
@@ -51,7 +51,7 @@ _HOMES = {
     "identification": ("identify",),
     "mixing": ("ConsistencyLoss", "MixTransform", "WorstOf"),
     "pipelines": ("Pipeline",),
-    "resizers": ("Resizer", "register_resizer", "resizers"),
+    "resizing": ("Resizer", "register_resizer", "resizers"),
     "samples": ("Sample", "open_samples"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

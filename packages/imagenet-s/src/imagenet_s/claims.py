@@ -78,7 +78,7 @@ def photographs(trial: Trial) -> dict[str, float]:
     There are no labels, so figures are percentages of the crops whose first class changes: disagreement, never accuracy.
     The seed decides the crops.
     """
-    from imagenet_s.decoders import decoders
+    from imagenet_s.decoding import decoders
     from imagenet_s.models import load_model
     from imagenet_s.photographs import crops
     from imagenet_s.pipelines import Pipeline

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,11 @@ def torchvision(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     import torchvision
 
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    decoded = torchvision.io.decode_image(encoded, torchvision.io.ImageReadMode.RGB, apply_exif_orientation=False)
+    with warnings.catch_warnings():  # its successor is another package; what users have deployed is this one
+        warnings.filterwarnings(
+            "ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning
+        )
+        decoded = torchvision.io.decode_image(encoded, torchvision.io.ImageReadMode.RGB, apply_exif_orientation=False)
     return decoded.permute(1, 2, 0).contiguous().numpy()
 
 

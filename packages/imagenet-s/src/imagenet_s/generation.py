@@ -15,10 +15,10 @@ from core_utils.errors import CheckFailed
 from core_utils.files import write_atomically
 from core_utils.jobs import JobError, map_jobs
 from core_utils.jsonable import dumps, jsonable
-from imagenet_s.decoders import Decoder, decoder
+from imagenet_s.decoding import Decoder, decoder
 from imagenet_s.errors import ImagenetSError, PipelineError, SampleError
 from imagenet_s.grids import Grid
-from imagenet_s.resizers import Resizer, resizer
+from imagenet_s.resizing import Resizer, resizer
 from imagenet_s.samples import Sample, Samples, as_samples, refuse_escape
 from imagenet_s.shards import (
     RECORDS,

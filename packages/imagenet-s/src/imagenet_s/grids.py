@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from imagenet_s.decoders import decoder, decoders
+from imagenet_s.decoding import decoder, decoders
 from imagenet_s.errors import PipelineError, ShapeMismatchError
 from imagenet_s.orientation import exif_orientation
 from imagenet_s.pipelines import PAPER, Pipeline
-from imagenet_s.resizers import resizer, resizers
+from imagenet_s.resizing import resizer, resizers
 
 PAPER_DECODERS = ("pillow", "opencv", "ffmpeg")
 PAPER_RESIZERS = (

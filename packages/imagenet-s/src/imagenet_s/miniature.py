@@ -20,7 +20,7 @@ from jaxtyping import Float, Int64, UInt8
 from core_utils.data import fashion_mnist_small, idx_folder, stratified
 from core_utils.files import write_atomically
 from imagenet_s.errors import SampleError
-from imagenet_s.resizers import PAPER
+from imagenet_s.resizing import PAPER
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -139,8 +139,8 @@ def one_cycle(progress: float) -> float:
 
 
 def _made(part: str, data: Path | None) -> tuple[np.ndarray, np.ndarray]:
-    from imagenet_s.decoders import decoder
-    from imagenet_s.resizers import resizer
+    from imagenet_s.decoding import decoder
+    from imagenet_s.resizing import resizer
 
     files, labels = garments(part, data)
     made = np.empty((len(VIEWS), len(files), SIZE, SIZE, 3), np.uint8)
@@ -184,8 +184,8 @@ def _textures() -> list[np.ndarray]:
 
 def _recipe(data: Path | None) -> str:
     """Tells views apart that were made otherwise: by this file, other libraries, or other images."""
-    from imagenet_s.decoders import decoder
-    from imagenet_s.resizers import resizer
+    from imagenet_s.decoding import decoder
+    from imagenet_s.resizing import resizer
 
     versions = [decoder(name).version for name in DECODERS] + [resizer(name).version for name in PAPER]
     facts = Path(__file__).read_bytes() + repr((versions, data and data.resolve())).encode()

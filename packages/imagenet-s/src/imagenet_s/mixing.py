@@ -14,11 +14,11 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from imagenet_s.decoders import decoder
+from imagenet_s.decoding import decoder
 from imagenet_s.errors import PipelineError
 from imagenet_s.grids import Grid
 from imagenet_s.pipelines import PAPER, Pipeline
-from imagenet_s.resizers import resizer
+from imagenet_s.resizing import resizer
 
 SCALE = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)

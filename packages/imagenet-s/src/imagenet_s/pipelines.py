@@ -16,10 +16,10 @@ from jaxtyping import Float, UInt8
 
 from core_utils.jsonable import jsonable
 from imagenet_s.colour import Nv12
-from imagenet_s.decoders import decoder
+from imagenet_s.decoding import decoder
 from imagenet_s.errors import PipelineError
 from imagenet_s.orientation import exif_orientation, orient
-from imagenet_s.resizers import resizer
+from imagenet_s.resizing import resizer
 
 Geometry = Literal["squash", "shorter-side", "shorter-side-round", "longer-side-pad"]
 Crop = Literal["center", "center-floor"]

@@ -30,7 +30,7 @@ PRESETS = {
     "opencv-typical": Pipeline(decoder="opencv", resizer="opencv-linear", resize_size=224, orientation="apply"),
     # vgg_preprocessing, which TF-Slim also uses for its ResNets: 256, floor of the offsets, means of 0..255 and no std
     "tf1-slim": Pipeline(
-        decoder="tf-default",
+        decoder="turbo-fastdct",
         resizer="tf1-bilinear",
         geometry="shorter-side-round",
         crop="center-floor",

@@ -167,7 +167,7 @@ class ParquetSamples(Samples):
         return bytes(data)
 
 
-def as_samples(items: Iterable[Sample | tuple[bytes, int | None]]) -> Samples:
+def as_samples(items: Iterable[Any]) -> Samples:
     """Samples from memory; pairs without a name are called by their number. What already is `Samples` stays as it is."""
     if isinstance(items, Samples):
         return items

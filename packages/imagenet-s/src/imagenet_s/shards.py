@@ -22,10 +22,10 @@ from jaxtyping import UInt8
 
 from core_utils.files import TEMPORARY, atomic_file, disk_errors, inside, write_atomically
 from core_utils.jsonable import dumps
-from imagenet_s.decoders import Decoder, decoder, decoders, register_decoder
+from imagenet_s.decoding import Decoder, decoder, decoders, register_decoder
 from imagenet_s.errors import ImagenetSError
 from imagenet_s.grids import Grid
-from imagenet_s.resizers import Resizer, register_resizer, resizer, resizers
+from imagenet_s.resizing import Resizer, register_resizer, resizer, resizers
 from imagenet_s.samples import Samples
 
 Layout = Literal["webdataset", "parquet", "npy"]
