@@ -139,7 +139,8 @@ def _check(samples: Samples, grid: Grid, shard: str, codec: str, shard_size: int
     if shard == "npy" and len(set(samples.names)) < len(samples):
         twice = next(name for name in samples.names if samples.names.count(name) > 1)
         raise SampleError(f"two samples are called {twice}", "npy shards are named after the samples")
-    for entry in (*map(decoder, grid.decoders), *map(resizer, grid.resizers)):
+    named: list[Decoder | Resizer] = [*map(decoder, grid.decoders), *map(resizer, grid.resizers)]
+    for entry in named:
         if not entry.available:
             raise PipelineError(f"{entry.name} is not available here: {entry.why_not}")
 
@@ -228,7 +229,8 @@ def _is_whole(out: Path, record: ShardRecord) -> bool:
 
 
 def _jobs(samples: Samples, grid: Grid, out: Path, config: dict[str, Any]) -> Iterator[ShardJob]:
-    entries = tuple(filter(_is_registered, (*map(decoder, grid.decoders), *map(resizer, grid.resizers))))
+    named: list[Decoder | Resizer] = [*map(decoder, grid.decoders), *map(resizer, grid.resizers)]
+    entries = tuple(entry for entry in named if _is_registered(entry))
     for number, first in enumerate(range(0, len(samples), config["shard_size"])):
         part = samples[first : first + config["shard_size"]]
         yield ShardJob(
