@@ -118,7 +118,7 @@ def _in_processes(
                 del todo[result.key]
                 yield result
             in_flight = [key for key in batch if key in todo and _marker(folder, key).exists()]
-            started = {key: float(_marker(folder, key).read_text()) for key in in_flight}
+            started = {key: _marker(folder, key).stat().st_mtime for key in in_flight}
             for key in in_flight:
                 _marker(folder, key).unlink()
             if len(in_flight) > 1:
@@ -161,7 +161,7 @@ def _attempt(function: Callable[[Any], Any], key: str, job: Any, marker: Path | 
     """Runs one job where it was sent; the marker tells the parent what was in flight when a process died."""
     started = time.time()
     if marker is not None:
-        marker.write_text(str(started))
+        marker.touch()  # its time says when; content might still be missing when the process dies
     value, failure = None, None
     try:
         value = function(job)

@@ -45,4 +45,5 @@ def _tables(facts: dict[str, Any]) -> Any:
 
 def main() -> int:
     """Runs the program `imagenet-s`."""
-    return cli.main("imagenet-s", {"list": List})
+    shared = cli.shared(claims="imagenet_s.claims:CLAIMS", benchmarks="imagenet_s")
+    return cli.main("imagenet-s", {"list": List, **shared})
