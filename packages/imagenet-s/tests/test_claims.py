@@ -33,7 +33,8 @@ def test_figures_of_the_garments_follow_from_the_classes(monkeypatch, tmp_path):
     handed = {"fixed": spoiled, "mixed": less}
     monkeypatch.setattr(miniature, "views", lambda part, folder, data: (views, labels))
     monkeypatch.setattr(miniature, "trained", lambda seed, pixels, truth: Net())
-    monkeypatch.setattr(claims, "_classes", lambda net, _, calls=iter(handed.values()): plain(net, next(calls)))
+    calls = iter(handed.values())
+    monkeypatch.setattr(claims, "_classes", lambda net, _: plain(net, next(calls)))
     figures = claims.garments(Trial(0, tmp_path / "trial", None, "cpu", False))
     assert figures["fixed_reference"] == figures["mixed_reference"] == 100
     assert figures["fixed_range"] == figures["worst_drop"] == figures["opencv_nearest_drop"] == pytest.approx(25)
