@@ -67,12 +67,13 @@ def jpeglib(data: bytes, *, version: str) -> UInt8[np.ndarray, "h w c"]:
 
 
 def torchvision(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """torchvision.io on the CPU, the orientation tag ignored."""
+    """The operator under torchvision.io's decode_image, on the CPU, the orientation tag ignored."""
     import torch
-    import torchvision
+    import torchvision.io
 
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    decoded = torchvision.io.decode_image(encoded, torchvision.io.ImageReadMode.RGB, apply_exif_orientation=False)
+    # torchvision 0.29 deprecates the function above this operator, and warns at each call.
+    decoded = torch.ops.image.decode_image(encoded, torchvision.io.ImageReadMode.RGB.value, False)
     return decoded.permute(1, 2, 0).contiguous().numpy()
 
 

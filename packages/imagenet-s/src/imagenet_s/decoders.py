@@ -45,6 +45,7 @@ class Decoder:
         module: what must be importable.
         tell_version: of the library, and of its codec where it says.
         formats: those its own code reads, in Pillow's words; None for any. Pillow reads the others for it.
+        foreign: whether it may be given files that Pillow cannot even name.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Decoder:
     module: str = field(default="", repr=False)
     tell_version: Callable[[], str] = field(default=str, repr=False, compare=False)
     formats: frozenset[str] | None = field(default=_JPEG_ONLY, repr=False)
+    foreign: bool = field(default=False, repr=False)
 
     def decode(
         self,
@@ -123,8 +125,8 @@ class Decoder:
         try:
             header = read_header(data)
         except DecodeError:
-            if self.formats is None and data:
-                return None  # a registered decoder may know more formats than Pillow
+            if self.foreign and data:
+                return None
             raise
         if header.height * header.width > max_pixels:
             raise DecodeError(
@@ -135,8 +137,8 @@ class Decoder:
     def _reader(self, header: Header | None, on_nonrgb: str) -> Read:
         if header is None:
             return self.read
-        foreign = self.formats is not None and header.format not in self.formats
-        return codecs.pillow if foreign or (on_nonrgb == "pillow" and not header.plain) else self.read
+        unread = self.formats is not None and header.format not in self.formats
+        return codecs.pillow if unread or (on_nonrgb == "pillow" and not header.plain) else self.read
 
 
 def decoders() -> Mapping[str, Decoder]:
@@ -165,7 +167,7 @@ def register_decoder(name: str, fn: Callable[[bytes], np.ndarray], version: str 
     """
     if not name or "/" in name or name in _DECODERS or name in _ALIASES:
         raise PipelineError(f"decoder name {name!r} is taken or not usable; choose one without a slash")
-    added = Decoder(name, "", description, fn, tell_version=partial(str, version), formats=None)
+    added = Decoder(name, "", description, fn, tell_version=partial(str, version), formats=None, foreign=True)
     _DECODERS[name] = added
     return added
 

@@ -28,6 +28,7 @@ def exact(
     sides = tuple(zip(image.shape, size, strict=False))
     if operator == "linear" and all(n_in == 2 * n_out for n_in, n_out in sides):
         operator = "area"  # OpenCV's own shortcut
+    taps: Callable[[int, int], Taps]
     if operator == "area":
         taps = area if all(n_in >= n_out for n_in, n_out in sides) else area_enlarging
     else:
