@@ -58,7 +58,7 @@ def turbo(data: bytes, *, fast_dct: bool = False, box_upsampling: bool = False) 
     return simplejpeg.decode_jpeg(data, "RGB", fastdct=fast_dct, fastupsample=box_upsampling, strict=False)
 
 
-def jpeglib(data: bytes, *, version: str) -> UInt8[np.ndarray, "h w c"]:
+def jpeglib(data: bytes, *, version: str) -> UInt8[np.ndarray, "h w *c"]:
     """One of the libjpegs that jpeglib carries; it reads files only, so the bytes go into one that lives in memory."""
     import jpeglib
 
@@ -77,7 +77,7 @@ def torchvision(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     return decoded.permute(1, 2, 0).contiguous().numpy()
 
 
-def vips(data: bytes) -> UInt8[np.ndarray, "h w c"]:
+def vips(data: bytes) -> UInt8[np.ndarray, "h w *c"]:
     """Libvips in sRGB; alpha is dropped."""
     import pyvips
 
@@ -90,7 +90,7 @@ def vips(data: bytes) -> UInt8[np.ndarray, "h w c"]:
         return image.cast("uchar").numpy()
 
 
-def kornia_rs(data: bytes) -> UInt8[np.ndarray, "h w c"]:
+def kornia_rs(data: bytes) -> UInt8[np.ndarray, "h w *c"]:
     """kornia-rs, whose JPEG decoder is zune-jpeg."""
     import kornia_rs
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -24,13 +24,6 @@ PAPER = ("pillow", "opencv", "ffmpeg")
 
 _JPEG_ONLY = frozenset({"JPEG"})
 _END_OF_IMAGE = b"\xff\xd9"
-
-
-class Read(Protocol):
-    """Turns bytes into pixels of any number of channels."""
-
-    def __call__(self, data: bytes, /) -> np.ndarray:
-        """Returns (h, w, c) or (h, w)."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,7 @@ class Decoder:
     name: str
     requires: str
     description: str
-    read: Read = field(repr=False, compare=False)
+    read: Callable[[bytes], np.ndarray] = field(repr=False, compare=False)
     module: str = field(default="", repr=False)
     tell_version: Callable[[], str] = field(default=str, repr=False, compare=False)
     formats: frozenset[str] | None = field(default=_JPEG_ONLY, repr=False)
@@ -134,7 +127,7 @@ class Decoder:
             )
         return header
 
-    def _reader(self, header: Header | None, on_nonrgb: str) -> Read:
+    def _reader(self, header: Header | None, on_nonrgb: str) -> Callable[[bytes], np.ndarray]:
         if header is None:
             return self.read
         unread = self.formats is not None and header.format not in self.formats

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from jaxtyping import UInt8
 
 from imagenet_s.threads import one_thread
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+else:
+    Image = Any  # the tests' shape checks read the annotations below, Pillow is loaded late
 
-def pillow(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], *, resample: str) -> UInt8[np.ndarray, "p q 3"]:
+
+def pillow(
+    image: UInt8[np.ndarray, "h w 3"] | Image, size: tuple[int, int], *, resample: str
+) -> UInt8[np.ndarray, "p q 3"]:
     """Pillow's resize, without `reducing_gap`."""
     from PIL import Image
 
-    return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling[resample]))
+    source = as_pillow(image) if isinstance(image, np.ndarray) else image
+    return np.array(source.resize((size[1], size[0]), Image.Resampling[resample]))
+
+
+def as_pillow(image: UInt8[np.ndarray, "h w 3"]) -> Image:
+    """Pillow's copy of the pixels, which several resizes may share."""
+    from PIL import Image
+
+    return Image.fromarray(image)
 
 
 def pillow12(
