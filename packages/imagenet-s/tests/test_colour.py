@@ -90,5 +90,7 @@ def test_odd_sizes_keep_their_shape(trip, shape):
 def test_it_is_a_value():
     assert Nv12() == Nv12("bt601", "limited", "nearest")
     assert hash(Nv12()) != hash(Nv12("bt709"))
+    wrong = Nv12()
+    object.__setattr__(wrong, "matrix", "bt2020")  # as a file might have it, past the tests' type checks
     with pytest.raises(PipelineError, match="matrix='bt2020'; expected one of bt601, bt709"):
-        Nv12.__init__.__wrapped__(Nv12(), "bt2020") if hasattr(Nv12.__init__, "__wrapped__") else Nv12("bt2020")
+        wrong.__post_init__()

@@ -81,7 +81,11 @@ def swscale(
 
 
 def vips(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], *, kernel: str) -> UInt8[np.ndarray, "p q 3"]:
-    """Libvips' resize."""
+    """Libvips' resize.
+
+    It shrinks about the centre. Enlarging, libvips 8.18 is half an output pixel off, and half an input pixel along a
+    side that does not grow while the other does.
+    """
     import pyvips
 
     height, width = image.shape[:2]
@@ -96,4 +100,7 @@ def kornia_rs(
     """kornia-rs' resize at its defaults."""
     import kornia_rs
 
+    if interpolation == "bilinear":  # which wants two pixels at least; two alike interpolate to the one
+        for side in (0, 1):
+            image = image.repeat(2, axis=side) if image.shape[side] == 1 else image
     return np.asarray(kornia_rs.imgproc.resize(image, size, interpolation))
