@@ -1,5 +1,6 @@
 import concurrent.futures
 import dataclasses
+import pickle
 import sys
 
 import jpeglib
@@ -98,23 +99,22 @@ def test_a_smaller_limit_of_pixels_holds(name):
     assert decoder(name).decode(JPEG, max_pixels=2240).shape == (40, 56, 3)
 
 
+UNUSUAL = {
+    "CMYK": saved(IMAGE.convert("CMYK"), "JPEG"),
+    "alpha": saved(IMAGE.convert("RGBA"), "PNG"),
+    "grey alpha": saved(IMAGE.convert("LA"), "PNG"),
+    "palette": saved(IMAGE.quantize(16), "PNG"),
+    "transparent palette": saved(IMAGE.quantize(16), "PNG", transparency=bytes(range(16))),
+    "two frames": saved(IMAGE, "GIF", save_all=True, append_images=[IMAGE.rotate(180)]),
+    "PNG": saved(IMAGE, "PNG"),
+    "BMP": saved(IMAGE, "BMP"),
+}
+
+
 @EVERY
-@pytest.mark.parametrize(
-    "data",
-    [
-        saved(IMAGE.convert("CMYK"), "JPEG"),
-        saved(IMAGE.convert("RGBA"), "PNG"),
-        saved(IMAGE.convert("LA"), "PNG"),
-        saved(IMAGE.quantize(16), "PNG"),
-        saved(IMAGE.quantize(16), "PNG", transparency=bytes(range(16))),
-        saved(IMAGE, "GIF", save_all=True, append_images=[IMAGE.rotate(180)]),
-        saved(IMAGE, "PNG"),
-        saved(IMAGE, "BMP"),
-    ],
-    ids=["CMYK", "alpha", "grey alpha", "palette", "transparent palette", "two frames", "PNG", "BMP"],
-)
-def test_what_is_no_plain_jpeg_becomes_rgb_by_one_rule(name, data):
-    assert np.array_equal(decoder(name).decode(data), decoder("pillow").decode(data))
+def test_what_is_no_plain_jpeg_becomes_rgb_by_one_rule(name):
+    for kind, data in UNUSUAL.items():
+        assert np.array_equal(decoder(name).decode(data), decoder("pillow").decode(data)), kind
 
 
 @EVERY
@@ -242,6 +242,20 @@ def test_threads_share_jpeglib_without_mixing_its_versions_and_leave_it_as_it_wa
             assert np.array_equal(pixels, alone[name])
     assert jpeglib.version.get() == before
     assert not np.array_equal(alone["ijg-6b"], alone["ijg-9e"])
+
+
+def test_what_ffmpeg_decodes_does_not_depend_on_what_came_before():
+    files = [*probe_files().values(), saved(IMAGE, "PNG")]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # a thread of its own, so with no scaler yet
+        forwards = list(pool.map(decoder("ffmpeg").decode, files))
+    backwards = [decoder("ffmpeg").decode(data) for data in reversed(files)]
+    for one, other in zip(forwards, reversed(backwards), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_decoders_travel_to_other_processes():
+    for one in decoders().values():
+        assert np.array_equal(pickle.loads(pickle.dumps(one)).decode(JPEG), one.decode(JPEG))
 
 
 @EVERY

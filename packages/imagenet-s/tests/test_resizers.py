@@ -46,17 +46,18 @@ def ramp(width, height=2):
 
 
 @EVERY
-@pytest.mark.parametrize("size", [(20, 28), (33, 17), (80, 111), (1, 1), (40, 10)])
-def test_the_result_has_the_size_and_the_type_that_were_asked_for(name, size):
-    pixels = resized(name, PICTURE, size)
-    assert pixels.shape == (*size, 3)
-    assert pixels.dtype == np.uint8
-    assert pixels.flags.c_contiguous
+def test_the_result_has_the_size_and_the_type_that_were_asked_for(name):
+    for size in ((20, 28), (33, 17), (80, 111), (1, 1), (40, 10)):
+        pixels = resized(name, PICTURE, size)
+        assert pixels.shape == (*size, 3)
+        assert pixels.dtype == np.uint8
+        assert pixels.flags.c_contiguous
+        assert pixels.flags.writeable
 
 
 @EVERY
 @given(st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES), st.tuples(*[st.integers(0, 255)] * 3))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_a_constant_image_stays_constant(name, shape, size, colour):
     pixels = resized(name, np.full((*shape, 3), colour, np.uint8), size)
     most = 5 if name == "swscale-fast-bilinear" else 0  # its own rounding; 5 was the most over 6000 colours and shapes
@@ -65,18 +66,18 @@ def test_a_constant_image_stays_constant(name, shape, size, colour):
 
 @EVERY
 @given(st.tuples(SIDES, SIDES), st.integers(0, 2**32 - 1))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_resizing_to_the_same_size_changes_nothing(name, shape, seed):
     image = noise(seed, shape)
     assert np.array_equal(resized(name, image, shape), image)
 
 
 @pytest.mark.parametrize("name", SYMMETRIC)
-@pytest.mark.parametrize("size", [(21, 30), (64, 90), (20, 28)])
-def test_symmetric_kernels_commute_with_a_flip(name, size):
+def test_symmetric_kernels_commute_with_a_flip(name):
     image = synthetic_picture(40, 56)
-    flipped = resized(name, image[:, ::-1].copy(), size)
-    assert far(flipped[:, ::-1], resized(name, image, size)) <= 1
+    for size in ((21, 30), (64, 90), (20, 28)):
+        flipped = resized(name, image[:, ::-1].copy(), size)
+        assert far(flipped[:, ::-1], resized(name, image, size)) <= 1
 
 
 @pytest.mark.parametrize("name", ["opencv-nearest", "tf1-bilinear", "torch-nearest"])

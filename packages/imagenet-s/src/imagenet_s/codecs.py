@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from imagenet_s import swscale
 from imagenet_s.headers import is_jpeg, open_with_pillow, read_header
 from imagenet_s.threads import one_thread
 
@@ -48,7 +49,7 @@ def ffmpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     frames = [*context.decode(av.Packet(data)), *context.decode(None)]
     if not frames:
         raise ValueError("FFmpeg gives no frame")
-    return frames[0].reformat(format="rgb24", interpolation="BICUBIC").to_ndarray()
+    return swscale.to_rgb(frames[0], "BICUBIC")
 
 
 def turbo(data: bytes, *, fast_dct: bool = False, box_upsampling: bool = False) -> UInt8[np.ndarray, "h w 3"]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
+from imagenet_s.swscale import to_rgb
 from imagenet_s.threads import one_thread
 
 if TYPE_CHECKING:
@@ -76,8 +77,7 @@ def swscale(
     """FFmpeg's swscale on packed RGB."""
     import av
 
-    frame = av.VideoFrame.from_ndarray(image, "rgb24")
-    return frame.reformat(size[1], size[0], format="rgb24", interpolation=interpolation).to_ndarray()
+    return to_rgb(av.VideoFrame.from_ndarray(image, "rgb24"), interpolation, size)
 
 
 def vips(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], *, kernel: str) -> UInt8[np.ndarray, "p q 3"]:

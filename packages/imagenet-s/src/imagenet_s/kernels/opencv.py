@@ -62,8 +62,9 @@ def area_enlarging(n_in: int, n_out: int) -> Taps:
     """What AREA turns into where a side grows: a pixel's own value but for the stretch that crosses into the next."""
     i = np.arange(n_out, dtype=np.float64)
     lower = np.floor(i * (1.0 / (n_out / n_in))).astype(np.int64)
-    share = (i + 1) - (lower + 1) * (n_out / n_in)
-    share = np.where(share <= 0, 0.0, share - np.floor(share))
+    # In single precision, as OpenCV has it: what is nearly a whole pixel there becomes one, and so none.
+    share = ((i + 1) - (lower + 1) * (n_out / n_in)).astype(np.float32)
+    share = np.where(share <= 0, 0.0, share - np.floor(share)).astype(np.float64)
     return _clamped(n_in, lower, (0, 1), np.stack([1 - share, share], axis=1))
 
 
