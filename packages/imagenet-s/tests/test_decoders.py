@@ -106,6 +106,8 @@ UNUSUAL = {
     "palette": saved(IMAGE.quantize(16), "PNG"),
     "transparent palette": saved(IMAGE.quantize(16), "PNG", transparency=bytes(range(16))),
     "two frames": saved(IMAGE, "GIF", save_all=True, append_images=[IMAGE.rotate(180)]),
+    "moving WebP": saved(IMAGE, "WEBP", save_all=True, append_images=[IMAGE.rotate(180)]),
+    "moving PNG": saved(IMAGE, "PNG", save_all=True, append_images=[IMAGE.rotate(180)]),
     "PNG": saved(IMAGE, "PNG"),
     "BMP": saved(IMAGE, "BMP"),
 }

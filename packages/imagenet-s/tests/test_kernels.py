@@ -92,10 +92,14 @@ def test_weights_sum_to_one_and_lie_within_the_image(filter_name):
 @given(SHAPES, SHAPES, SEEDS)
 @settings(max_examples=60, deadline=None)
 def test_opencvs_nearest_are_met_to_the_bit(operator, shape, size, seed):
-    if operator == "nearest-exact" and cv2.__version__ < "5":
-        pytest.skip("OpenCV 4 computes in fixed point what falls on an edge between pixels")
     image = noise(seed, shape)
     assert np.array_equal(opencv.resize(image, size, operator), by_opencv(image, size, operator))
+
+
+def test_opencv_4_and_5_part_where_a_centre_falls_on_an_edge():
+    # output 26 of 106 is centred at 12.0 of 48; OpenCV 4.12 takes pixel 12, OpenCV 5.0 pixel 11
+    assert [opencv.nearest_exact(48, 106, major)[26] for major in (4, 5)] == [12, 11]
+    assert np.array_equal(opencv.nearest_exact(375, 256, 4), opencv.nearest_exact(375, 256, 5))
 
 
 @pytest.mark.parametrize("operator", ["linear", "cubic", "lanczos4"])

@@ -53,8 +53,8 @@ class Header:
 
     @property
     def plain(self) -> bool:
-        """Whether this is 8-bit RGB or grey, on which every library agrees how colours become RGB."""
-        return self.mode in {"RGB", "L"} and self.bits == 8
+        """Whether this is one picture in 8-bit RGB or grey, on which libraries agree how colours become RGB."""
+        return self.mode in {"RGB", "L"} and self.bits == 8 and self.frames == 1
 
     @property
     def flags(self) -> tuple[str, ...]:

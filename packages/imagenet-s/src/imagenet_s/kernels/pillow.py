@@ -47,7 +47,7 @@ def pass_order(shape: tuple[int, int], size: tuple[int, int], major: int | None 
     """Which pass Pillow runs first, found by experiment.
 
     Up to version 12 the horizontal one, always. Version 13 has the vertical one first when the height shrinks, and
-    by more than twice as many pixels as the width does; this holds for every one of thousands of random shapes.
+    by more than twice as many pixels as the width does: so in all of 6000 random shapes.
 
     Args:
         shape: (height, width) of the input.
