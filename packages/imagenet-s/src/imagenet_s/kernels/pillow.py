@@ -40,6 +40,25 @@ def resize(
     return np.ascontiguousarray(image)
 
 
+def pass_order(shape: tuple[int, int], size: tuple[int, int], major: int | None = None) -> Order:
+    """Which pass Pillow runs first, found by experiment.
+
+    Up to version 12 the horizontal one, always. Version 13 has the vertical one first when the height shrinks, and
+    by more than twice as many pixels as the width does; this holds for every one of thousands of random shapes.
+
+    Args:
+        shape: (height, width) of the input.
+        size: (height, width) of the output.
+        major: of Pillow's version; the installed one's where None.
+    """
+    if major is None:
+        import PIL
+
+        major = int(PIL.__version__.partition(".")[0])
+    lost_rows, lost_columns = shape[0] - size[0], shape[1] - size[1]
+    return "vertical-first" if major >= 13 and lost_rows > max(0, 2 * lost_columns) else "horizontal-first"
+
+
 def nearest_indices(n_in: int, n_out: int) -> Int[np.ndarray, {n_out}]:
     """Input index of each output, floor((i + 0.5) n_in / n_out), the step added up in floats as Pillow does."""
     step = n_in / n_out
