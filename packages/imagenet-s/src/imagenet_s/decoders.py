@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -26,6 +26,7 @@ _JPEG_ONLY = frozenset({"JPEG"})
 _END_OF_IMAGE = b"\xff\xd9"
 
 
+@runtime_checkable
 class Read(Protocol):
     """Turns bytes into pixels of any number of channels."""
 

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from core_utils.runs import Run
 from imagenet_s import statistics
-from imagenet_s.decoders import decoder
+from imagenet_s.decoders import Decoder, decoder
 from imagenet_s.errors import ImagenetSError, PipelineError, SampleError
 from imagenet_s.feeding import CHUNK, Chunk, chunks
 from imagenet_s.grids import Grid
 from imagenet_s.models import Model, fingerprint, serving
 from imagenet_s.pipelines import Pipeline
-from imagenet_s.resizers import resizer
+from imagenet_s.resizers import Resizer, resizer
 from imagenet_s.results import CHANGES, Result
 from imagenet_s.samples import Sample, Samples, as_samples
 from imagenet_s.shards import BadImage, versions
@@ -230,7 +230,8 @@ def _check(samples: Samples, grid: Grid, reference: str, batch_size: int, max_er
         raise ImagenetSError(f"batch_size must be at least 1, got {batch_size}")
     if not 0 <= max_errors <= 1:
         raise ImagenetSError(f"max_errors must lie in 0..1, got {max_errors}")
-    for entry in (*map(decoder, grid.decoders), *map(resizer, grid.resizers)):
+    entries: list[Decoder | Resizer] = [*map(decoder, grid.decoders), *map(resizer, grid.resizers)]
+    for entry in entries:
         if not entry.available:
             raise PipelineError(f"{entry.name} is not available here: {entry.why_not}")
 

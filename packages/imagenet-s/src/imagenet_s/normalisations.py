@@ -36,9 +36,11 @@ class Normalisation:
         """What black is."""
         return -np.array(self.mean, np.float64) / np.array(self.std, np.float64)
 
-    def explains(self, gain: Float64[np.ndarray, 3], bias: Float64[np.ndarray, 3]) -> bool:
+    def explains(
+        self, gain: Float64[np.ndarray, 3], bias: Float64[np.ndarray, 3], tolerance: float = _TOLERANCE
+    ) -> bool:
         """Whether that gain and bias are this normalisation's."""
-        return self.distance(gain, bias) < _TOLERANCE
+        return self.distance(gain, bias) < tolerance
 
     def distance(self, gain: Float64[np.ndarray, 3], bias: Float64[np.ndarray, 3]) -> float:
         """The largest relative error of the gain, or error of the bias relative to the white point."""

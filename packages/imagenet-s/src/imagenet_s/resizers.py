@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -31,6 +31,7 @@ PAPER = (
 """The resizers of the paper."""
 
 
+@runtime_checkable
 class Scale(Protocol):
     """Turns pixels into pixels of another size."""
 
