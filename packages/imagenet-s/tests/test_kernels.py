@@ -3,7 +3,7 @@ import numpy as np
 import PIL
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -127,21 +127,27 @@ def test_opencvs_area_is_its_own_linear_when_a_side_grows(shape, size, seed):
 
 @pytest.mark.parametrize(
     ("mode", "antialias"),
-    [
-        ("nearest", False),
-        ("nearest-exact", False),
-        ("bilinear", False),
-        ("bilinear", True),
-        ("bicubic", False),
-        ("bicubic", True),
-    ],
+    [("nearest", False), ("bilinear", False), ("bilinear", True), ("bicubic", False), ("bicubic", True)],
 )
 @given(SHAPES, SHAPES, SEEDS)
 @settings(max_examples=40, deadline=None)
 def test_torch_is_met_to_the_bit(mode, antialias, shape, size, seed):
+    # Without vector instructions torch 2.14 gives wrong columns where a width is 1.
+    assume(torch.backends.cpu.get_cpu_capability() != "DEFAULT" or min(shape[1], size[1]) > 1)
     image = noise(seed, shape)
-    ours = torch_kernels.resize(image, size, mode, antialias=antialias)
-    assert far(ours, by_torch(image, size, mode, antialias=antialias)) == 0
+    assert np.array_equal(
+        torch_kernels.resize(image, size, mode, antialias=antialias), by_torch(image, size, mode, antialias=antialias)
+    )
+
+
+@given(SHAPES, SHAPES, SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_torchs_nearest_exact_is_met_but_where_a_centre_falls_on_an_edge(shape, size, seed):
+    image = noise(seed, shape)
+    clear = [(2 * np.arange(n_out) + 1) * n_in % (2 * n_out) != 0 for n_in, n_out in zip(shape, size, strict=True)]
+    views = (torch_kernels.resize(image, size, "nearest-exact"), by_torch(image, size, "nearest-exact"))
+    ours, theirs = (view[clear[0]][:, clear[1]] for view in views)
+    assert np.array_equal(ours, theirs)  # on an edge, torch's vector instructions decide
 
 
 def test_tf1_is_corner_aligned_and_rounds_half_to_even():

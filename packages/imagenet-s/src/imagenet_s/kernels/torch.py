@@ -1,7 +1,4 @@
-"""torch's interpolate on uint8: weights of 16 bits at most, rounded to uint8 between the passes, horizontal first.
-
-Met to the bit by torch on processors with AVX2; others take another path, within a level or two.
-"""
+"""torch's interpolate on uint8: weights of 16 bits at most, rounded to uint8 between the passes, horizontal first."""
 
 from __future__ import annotations
 
