@@ -11,6 +11,7 @@ from defects import DEFECTS
 from PIL import Image
 
 from imagenet_s import Pipeline, Sample, SampleError, diagnose
+from imagenet_s.aliasing import antialias_findings, leakage
 from imagenet_s.diagnosis import NO_EFFECT
 from imagenet_s.models import LITE0_MEAN, LITE0_STD, load_model
 from imagenet_s.samples import as_samples
@@ -61,6 +62,7 @@ def test_each_exif_orientation_is_ranked_first_and_named(orientation):
     assert [each.stage for each in found.stages] == ["orientation"]
     (finding,) = found.stages[0].findings
     assert finding.kind == "rotation"
+    assert "5 of 10 are" in finding.evidence
     assert "5 of these as their EXIF tag asks" in finding.evidence
 
 
@@ -190,6 +192,17 @@ def test_bad_files_and_seven_stages_are_survived(samples):
     assert "precision counts as part of normalising" in str(found)
     with pytest.raises(SampleError, match=r"1 of 3 images cannot be read.*bad.jpg"):
         diagnose(MODEL, mixed, A, other)
+
+
+def test_resizers_are_told_apart_by_what_they_let_pass():
+    smooth = ("pillow-box", "pillow-bilinear", "pillow-lanczos", "opencv-area", "torch-bicubic-aa", "pillow12-hamming")
+    sampled = ("pillow-nearest", "opencv-linear", "opencv-cubic", "opencv-lanczos4", "torch-bilinear", "tf1-bilinear")
+    assert max(map(leakage, smooth)) < 0.3
+    assert min(map(leakage, sampled)) > 0.55
+    assert leakage("opencv-nearest") == pytest.approx(1, abs=0.05)
+    assert antialias_findings("pillow-box", "opencv-area") == []
+    (found,) = antialias_findings("opencv-cubic", "pillow-bicubic")
+    assert found.kind == "antialias"
 
 
 @pytest.mark.slow

@@ -29,21 +29,20 @@ def turn(image: Shaped[np.ndarray, "h w ..."], orientation: int) -> Shaped[np.nd
 
 
 def turns(
-    a: Float64[np.ndarray, "n S S"], b: Float64[np.ndarray, "n S S"], *, gain: float = 0.1, least: float = 0.8
+    a: Float64[np.ndarray, "n S S"], b: Float64[np.ndarray, "n S S"], *, least: float = 0.8
 ) -> list[tuple[int, float]]:
     """For each image, which of the eight turns of `a` looks most like `b`, and its correlation.
 
     Args:
         a: grey pictures.
         b: the same otherwise rendered.
-        gain: a turn must raise the correlation by so much to be believed; half-symmetric pictures raise it a little.
-        least: and to so much; pictures that do not match in any turn are all alike.
+        least: correlation that a turn must reach, and halve what is missing to 1, to be believed.
     """
     found = []
-    for one, other in zip(_shrunk(a, 32), _shrunk(b, 32), strict=True):
-        scores = [correlation(turn(one, k), other) for k in range(1, 9)]
+    for one, other in zip(_shrunk(a, _SMALL), _shrunk(b, _SMALL), strict=True):
+        scores = [_nearby_correlation(turn(one, k), other) for k in range(1, 9)]
         best = int(np.argmax(scores))
-        believed = scores[best] > max(scores[0] + gain, least)
+        believed = scores[best] > least and 1 - scores[best] < 0.5 * (1 - scores[0])
         found.append((best + 1, scores[best]) if believed else (1, scores[0]))
     return found
 
@@ -192,6 +191,13 @@ def resampled(
 def along_axes(shape: tuple[int, int], long: float, short: float) -> tuple[float, float]:
     """Factors (across, down) of factors along the longer and the shorter side."""
     return (long, short) if shape[1] >= shape[0] else (short, long)
+
+
+def _nearby_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """The best over shifts by a pixel: the crop of a turned picture may be rounded to the other side."""
+    steps = (-1, 0, 1)
+    inner = b[1:-1, 1:-1]
+    return max(correlation(np.roll(a, (down, right), (0, 1))[1:-1, 1:-1], inner) for down in steps for right in steps)
 
 
 def _zoomed_correlation(

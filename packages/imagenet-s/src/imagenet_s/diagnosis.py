@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 
 from imagenet_s import statistics
+from imagenet_s.aliasing import antialias_findings
 from imagenet_s.errors import ImagenetSError, PipelineError, SampleError
 from imagenet_s.findings import Finding, findings
 from imagenet_s.identification import Candidate, identify
@@ -172,7 +173,7 @@ class _Walk:
         labelled = None not in self.labels
         stages = self._stage_effects(seed, labelled)
         found = [finding for stage in stages for finding in stage.findings] + extra
-        if self.dumped is not None:  # what the tensors show that no stage of a known pipeline has
+        if self.end != self.all:  # what the tensors show that no known pipeline does
             told = {finding.kind for finding in found}
             found += [finding for finding in self._findings(self.end) if finding.kind not in told]
         if self.a.size != self.b.size:
@@ -301,8 +302,13 @@ class _Walk:
             return []
         count = len(first)
         found = findings(first, second, self.a, self.shapes[:count], self.tags[:count])
+        if stage is None:
+            return found
+        if stage == "resize":  # two known resizers can be asked, which is surer than what pictures happen to show
+            known = antialias_findings(self.a.resizer, self.b.resizer)
+            found = [finding for finding in found if finding.kind not in ("no antialias", "antialias")] + known
         # one stage alone was changed: whatever is seen is its doing
-        return found if stage is None else [dataclasses.replace(finding, stage=stage) for finding in found]
+        return [dataclasses.replace(finding, stage=stage) for finding in found]
 
 
 def _logits(stack: Float[np.ndarray, "n S S 3"], layout: str, predict: Callable, batch_size: int) -> np.ndarray:

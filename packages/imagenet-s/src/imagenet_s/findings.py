@@ -71,7 +71,7 @@ def findings(
         return []
     found = _precision(a, b)
     first, second = _levels(a, pipeline), _levels(b, pipeline)
-    turned, first = _turned(first, second, pipeline, tags)
+    turned, first, upright = _turned(first, second, pipeline, tags)
     stretched, first, inside = _zoomed(first, second, shapes)
     swapped, order = _swapped(first, second, inside)
     second_as_first = second[..., ::-1] if order == "bgr" else second
@@ -79,7 +79,8 @@ def findings(
     found += turned + stretched + swapped + scaled
     aligned = (second_as_first - offset) / slope
     if not stretched:  # resampling the first stack smooths it, and misses the true factor by up to a hundredth
-        found += _shifted(first.mean(axis=-1), aligned.mean(axis=-1))
+        if any(upright):  # the crop of a turned picture may be rounded to the other side, which is no shift
+            found += _shifted(first[upright].mean(axis=-1), aligned[upright].mean(axis=-1))
         found += _filtered(detail(first.mean(axis=-1), aligned.mean(axis=-1)))
     return found + _colours(first, aligned, found)
 
@@ -118,10 +119,11 @@ def _turned(
     second: Float64[np.ndarray, "n S S 3"],
     pipeline: Pipeline,
     tags: Sequence[int],
-) -> tuple[list[Finding], Float64[np.ndarray, "n S S 3"]]:
+) -> tuple[list[Finding], Float64[np.ndarray, "n S S 3"], list[bool]]:
+    """Findings, the first stack turned as the second is, and which images needed no turn."""
     best = [k for k, _ in turns(first.mean(axis=-1), second.mean(axis=-1))]
     if all(k == 1 for k in best):
-        return [], first
+        return [], first, [True] * len(best)
     first = np.stack([turn(image, k) for image, k in zip(first, best, strict=True)])
     counts = Counter(k for k in best if k != 1)
     what = ", ".join(f"{count} of {len(best)} are {_TURNS[k]}" for k, count in counts.most_common())
@@ -132,7 +134,7 @@ def _turned(
             "b applies the EXIF orientation, a does not" if pipeline.orientation == "ignore" else "a applies it, b not"
         )
         what += f"; {told} of these as their EXIF tag asks: {who}" if told else "; not as their EXIF tags ask"
-    return [Finding("rotation", "orientation", what)], first
+    return [Finding("rotation", "orientation", what)], first, [k == 1 for k in best]
 
 
 def turn_back(orientation: int) -> int:
