@@ -43,11 +43,11 @@ class Nv12:
         upsample = _nearest if self.chroma_upsample == "nearest" else _linear
         blue, red = (upsample(chroma[:, :, plane].astype(np.float64))[:height, :width] for plane in range(2))
         ycc = np.stack([luma.astype(np.float64), blue, red], axis=-1) - self._offset
-        return _rounded(ycc @ np.linalg.inv(self._matrix).T)
+        return _rounded(_times(ycc, np.linalg.inv(self._matrix)))
 
     def encode(self, image: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "p q 2"]]:
         """The luma plane and the interleaved chroma plane (Cb, Cr) of half the size, rounded up."""
-        ycc = image.astype(np.float64) @ self._matrix.T + self._offset
+        ycc = _times(image.astype(np.float64), self._matrix) + self._offset
         height, width = image.shape[:2]
         padded = np.pad(ycc[:, :, 1:], ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         blocks = padded.reshape((height + 1) // 2, 2, (width + 1) // 2, 2, 2)
@@ -66,6 +66,10 @@ class Nv12:
     @property
     def _offset(self) -> Float[np.ndarray, 3]:
         return np.array([16.0 if self.range == "limited" else 0.0, 128.0, 128.0])
+
+
+def _times(pixels: Float[np.ndarray, "h w 3"], matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "h w 3"]:
+    return (pixels.reshape(-1, 3) @ matrix.T).reshape(pixels.shape)
 
 
 def _nearest(plane: Float[np.ndarray, "p q"]) -> Float[np.ndarray, "r s"]:

@@ -28,6 +28,7 @@ def exact(
     sides = tuple(zip(image.shape, size, strict=False))
     if operator == "linear" and all(n_in == 2 * n_out for n_in, n_out in sides):
         operator = "area"  # OpenCV's own shortcut
+    taps: Callable[[int, int], Taps]
     if operator == "area":
         taps = area if all(n_in >= n_out for n_in, n_out in sides) else area_enlarging
     else:
@@ -38,6 +39,25 @@ def exact(
 def nearest(n_in: int, n_out: int) -> Int[np.ndarray, {n_out}]:
     """floor(i n_in / n_out): half a pixel off the centre."""
     return np.minimum(np.floor(np.arange(n_out) * (1.0 / (n_out / n_in))).astype(np.int64), n_in - 1)
+
+
+def nearest_exact(n_in: int, n_out: int, major: int | None = None) -> Int[np.ndarray, {n_out}]:
+    """floor((i + 0.5) n_in / n_out); where a centre falls on an edge between pixels, rounding decides.
+
+    Args:
+        n_in: length of the input.
+        n_out: length of the output.
+        major: of OpenCV's version, the installed one's where None: 5 adds up the step in floats, as Pillow does; 4
+            computes with 16 bits after the point.
+    """
+    if major is None:
+        import cv2
+
+        major = int(cv2.__version__.partition(".")[0])
+    if major >= 5:
+        return pillow.nearest_indices(n_in, n_out)
+    step = ((n_in << 16) + n_out // 2) // n_out
+    return np.clip((step * np.arange(n_out, dtype=np.int64) + step // 2 - n_in % 2) >> 16, 0, n_in - 1)
 
 
 def linear(n_in: int, n_out: int) -> Taps:
@@ -61,8 +81,9 @@ def area_enlarging(n_in: int, n_out: int) -> Taps:
     """What AREA turns into where a side grows: a pixel's own value but for the stretch that crosses into the next."""
     i = np.arange(n_out, dtype=np.float64)
     lower = np.floor(i * (1.0 / (n_out / n_in))).astype(np.int64)
-    share = (i + 1) - (lower + 1) * (n_out / n_in)
-    share = np.where(share <= 0, 0.0, share - np.floor(share))
+    # In single precision, as OpenCV has it: what is nearly a whole pixel there becomes one, and so none.
+    share = ((i + 1) - (lower + 1) * (n_out / n_in)).astype(np.float32)
+    share = np.where(share <= 0, 0.0, share - np.floor(share)).astype(np.float64)
     return _clamped(n_in, lower, (0, 1), np.stack([1 - share, share], axis=1))
 
 
@@ -89,9 +110,8 @@ def cubic_weights(share: Float[np.ndarray, n], a: float = -0.75) -> Float[np.nda
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
 
 
-NEAREST: dict[str, Callable[[int, int], np.ndarray]] = {"nearest": nearest, "nearest-exact": pillow.nearest_indices}
-"""Operators that copy pixels: which, by lengths of the input and the output. OpenCV 5 adds up the step as Pillow does,
-OpenCV 4 did so in 16-bit fixed point: they differ where a centre falls on the edge between two pixels."""
+NEAREST: dict[str, Callable[[int, int], np.ndarray]] = {"nearest": nearest, "nearest-exact": nearest_exact}
+"""Operators that copy pixels: which, by lengths of the input and the output."""
 
 WEIGHTED: dict[str, Callable[[int, int], Taps]] = {"linear": linear, "cubic": cubic, "lanczos4": lanczos4}
 """Operators whose taps depend on one side alone."""
