@@ -66,9 +66,11 @@ def test_each_exif_orientation_is_ranked_first_and_named(orientation):
     assert "5 of these as their EXIF tag asks" in finding.evidence
 
 
-@pytest.mark.parametrize(
-    "pair", [p for p in itertools.combinations(DEFECTS, 2) if DEFECTS[p[0]][1] != DEFECTS[p[1]][1]]
-)
+PAIRS = [pair for pair in itertools.combinations(DEFECTS, 2) if DEFECTS[pair[0]][1] != DEFECTS[pair[1]][1]]
+QUICK = {("bgr", "half pixel"), ("scale 255", "keep ratio"), ("no antialias", "limited range"), ("nv12", "float16")}
+
+
+@pytest.mark.parametrize("pair", [p if p in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in PAIRS], ids=str)
 def test_of_two_planted_defects_both_are_named(samples, pair):
     changes = DEFECTS[pair[0]][0] | DEFECTS[pair[1]][0]
     found = diagnose(MODEL, samples[:6], A, dataclasses.replace(A, **changes))

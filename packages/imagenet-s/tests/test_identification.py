@@ -37,15 +37,19 @@ def dump(folder, samples, pipeline):
     "change",
     [
         {},
-        {"resizer": "opencv-area"},
+        pytest.param({"resizer": "opencv-area"}, marks=pytest.mark.slow),
         {"resizer": "pillow-lanczos", "geometry": "shorter-side"},
-        {"decoder": "turbo-fastdct", "resizer": "tf1-bilinear", "crop": "center-floor"},
+        pytest.param(
+            {"decoder": "turbo-fastdct", "resizer": "tf1-bilinear", "crop": "center-floor"}, marks=pytest.mark.slow
+        ),
         {"orientation": "apply", "geometry": "longer-side-pad"},
         {"channels": "bgr", "scale": 1.0, "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0)},
-        {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "resize_size": 64},
-        {"colour": Nv12(matrix="bt709"), "resizer": "opencv-linear"},
+        pytest.param({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "resize_size": 64}, marks=pytest.mark.slow),
+        pytest.param({"colour": Nv12(matrix="bt709"), "resizer": "opencv-linear"}, marks=pytest.mark.slow),
         {"dtype": "float16", "layout": "NHWC", "decoder": "ffmpeg"},
-        {"resize_size": 70, "geometry": "shorter-side", "resizer": "torch-bicubic-aa"},
+        pytest.param(
+            {"resize_size": 70, "geometry": "shorter-side", "resizer": "torch-bicubic-aa"}, marks=pytest.mark.slow
+        ),
     ],
     ids=str,
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import shutil
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -12,6 +14,7 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +32,8 @@ CHUNK = 16
 """Images a chunk: what a killed evaluation loses, and the unit of memory (53 MB of distinct views in the paper's grid)."""
 _AHEAD = 2  # chunks that wait for the model, for each worker
 _WINDOW = 8  # chunks that a cluster has in flight
+_LARGEST = 100_000_000  # bytes of a chunk's views, somewhat more than the paper's grid makes
+_SMALL = 1000  # bytes; a file without views is but a header
 
 
 @dataclass(frozen=True)
@@ -183,7 +188,15 @@ def _in_a_thread(jobs: Iterator[ChunkJob]) -> Generator[Chunk, None, None]:
 
 
 def _in_processes(jobs: Iterator[ChunkJob], workers: int) -> Generator[Chunk, None, None]:
-    """A sliding window of futures: map_jobs would run ahead of a slow model without a bound."""
+    """A sliding window of futures: map_jobs would run ahead of a slow model without a bound.
+
+    Pixels come through memory-backed files: by the pool's pipe, this process would be the bottleneck of two workers.
+    """
+    with tempfile.TemporaryDirectory(dir=_shared_memory(workers)) as folder:
+        yield from _in_a_window(jobs, workers, folder)
+
+
+def _in_a_window(jobs: Iterator[ChunkJob], workers: int, folder: str) -> Generator[Chunk, None, None]:
     while True:
         pending: deque[tuple[ChunkJob, Future[Chunk]]] = deque()
         pool = _pool(workers)
@@ -191,18 +204,42 @@ def _in_processes(jobs: Iterator[ChunkJob], workers: int) -> Generator[Chunk, No
         try:
             while True:
                 for job in islice(jobs, _AHEAD * workers - len(pending)):
-                    pending.append((job, pool.submit(make_chunk, job)))
+                    pending.append((job, pool.submit(_stored_chunk, job, folder)))
                 if not pending:
                     done = True
                     return
                 chunk = pending[0][1].result()
                 pending.popleft()
-                yield chunk
+                yield _fetched(chunk, folder)
         except BrokenProcessPool:
             in_flight = {str(job.number): job for job, _ in pending}
         finally:
             pool.shutdown(wait=True, kill_workers=not done)
         yield from _each_survivor(in_flight, workers, None)
+
+
+def _stored_chunk(job: ChunkJob, folder: str) -> Chunk:
+    chunk = make_chunk(job)
+    np.save(_file(folder, chunk.number), chunk.pixels)
+    return replace(chunk, pixels=chunk.pixels[:0])
+
+
+def _fetched(chunk: Chunk, folder: str) -> Chunk:
+    file = _file(folder, chunk.number)
+    pixels = np.load(file, mmap_mode="c" if file.stat().st_size > _SMALL else None)  # no mapping of nothing
+    file.unlink()  # the mapping keeps its pages
+    return replace(chunk, pixels=pixels)
+
+
+def _file(folder: str, number: int) -> Path:
+    return Path(folder) / f"{number}.npy"
+
+
+def _shared_memory(workers: int) -> str | None:
+    """Where files lie in memory, if there is room for all that wait; else the usual place for temporary files."""
+    shared = Path("/dev/shm")  # noqa: S108 -- a folder of our own is made there
+    room = (_AHEAD * workers + 1) * _LARGEST
+    return str(shared) if shared.is_dir() and shutil.disk_usage(shared).free > 2 * room else None
 
 
 def _on_a_cluster(jobs: Iterator[ChunkJob], cluster: str) -> Generator[Chunk, None, None]:
