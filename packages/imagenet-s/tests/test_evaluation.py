@@ -2,6 +2,12 @@ import csv
 import dataclasses
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import mirrors
 import numpy as np
@@ -167,6 +173,48 @@ def test_processes_give_what_a_thread_gives_and_outlive_a_decoder_that_kills(sam
     found = evaluate(model, samples, deadly, reference="pillow/opencv-linear", workers=2, max_errors=0.1)
     assert [(error.name, error.kind) for error in found.errors] == [(f"{victim}.jpg", "died")]
     np.testing.assert_array_equal(found.predictions, np.delete(whole.predictions, victim, axis=1))
+
+
+RUN = """
+import sys, time, mirrors, numpy as np
+from imagenet_s import Grid, Pipeline, evaluate, open_samples
+def model(batch):
+    time.sleep(0.2)
+    return batch.mean((2, 3))
+grid = Grid(("pillow",), ("pillow-box", "opencv-nearest"), Pipeline(size=28))
+evaluate(model, open_samples(sys.argv[1], check_sizes=False), grid, reference="pillow/pillow-box", cache_dir=sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_keeps_its_finished_chunks(tmp_path):
+    photographs.class_folder(tmp_path / "images", 80)
+    command = [sys.executable, "-c", RUN, str(tmp_path / "images"), str(tmp_path / "run")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    kept = tmp_path / "run" / "checkpoint"
+    with subprocess.Popen(command, env=environment) as process:
+        deadline = time.monotonic() + 60
+        while len(list(kept.glob("*.safetensors"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    before = {file.name: file.stat().st_mtime_ns for file in kept.glob("chunk-*")}
+    assert 2 <= len(before) < 5
+    assert not (tmp_path / "run" / "result.json").exists()
+    subprocess.run(command, env=environment, check=True, timeout=60)
+    after = {file.name: file.stat().st_mtime_ns for file in kept.glob("chunk-*")}
+    assert len(after) == 5
+    assert {name: after[name] for name in before} == before
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["summary"]["n"] == 80
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_what_a_thread_gives(samples, result):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        found = evaluate(model, samples, GRID, reference=REFERENCE, cluster=cluster.scheduler_address)
+    np.testing.assert_array_equal(found.predictions, result.predictions)
 
 
 def test_the_files_hold_the_figures(result, tmp_path):

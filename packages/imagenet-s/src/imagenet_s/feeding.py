@@ -33,7 +33,6 @@ CHUNK = 16
 _AHEAD = 2  # chunks that wait for the model, for each worker
 _WINDOW = 8  # chunks that a cluster has in flight
 _LARGEST = 100_000_000  # bytes of a chunk's views, somewhat more than the paper's grid makes
-_SMALL = 1000  # bytes; a file without views is but a header
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,8 @@ def chunks(
     return _in_processes(jobs, workers) if cluster is None else _on_a_cluster(jobs, cluster)
 
 
-def make_chunk(job: ChunkJob) -> Chunk:
-    """The views of one chunk's images."""
+def make_chunk(job: ChunkJob, file: Path | None = None) -> Chunk:
+    """The views of one chunk's images; into a .npy file when one is named, from which they must be read."""
     if job.versions:
         get_ready(job.grid, job.entries)
         refuse_other_versions(f"chunk {job.number}", job.versions, versions(job.grid))
@@ -128,9 +127,14 @@ def make_chunk(job: ChunkJob) -> Chunk:
         index.append(row)
         kept.append(at)
     size, combos = job.grid.pipeline.size, len(job.grid)
+    stacked = np.empty((0, size, size, 3), np.uint8)
+    if file is not None and pixels:
+        np.stack(pixels, out=np.lib.format.open_memmap(file, "w+", np.uint8, (len(pixels), size, size, 3)))
+    elif pixels:
+        stacked = np.stack(pixels)
     return Chunk(
         job.number,
-        np.stack(pixels) if pixels else np.empty((0, size, size, 3), np.uint8),
+        stacked,
         np.array(index, np.int64).reshape(-1, combos),
         np.array(first, np.int64),
         np.array(kept, np.int64),
@@ -219,14 +223,14 @@ def _in_a_window(jobs: Iterator[ChunkJob], workers: int, folder: str) -> Generat
 
 
 def _stored_chunk(job: ChunkJob, folder: str) -> Chunk:
-    chunk = make_chunk(job)
-    np.save(_file(folder, chunk.number), chunk.pixels)
-    return replace(chunk, pixels=chunk.pixels[:0])
+    return make_chunk(job, _file(folder, job.number))
 
 
 def _fetched(chunk: Chunk, folder: str) -> Chunk:
     file = _file(folder, chunk.number)
-    pixels = np.load(file, mmap_mode="c" if file.stat().st_size > _SMALL else None)  # no mapping of nothing
+    if not file.exists():  # no image of the chunk could be read
+        return chunk
+    pixels = np.load(file, mmap_mode="c")
     file.unlink()  # the mapping keeps its pages
     return replace(chunk, pixels=pixels)
 
