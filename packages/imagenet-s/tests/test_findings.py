@@ -63,6 +63,8 @@ def test_equal_tensors_have_nothing_to_find(reference, shapes):
         ({"resize_size": 112}, "zoom", "resize"),
         ({"colour": Nv12()}, "chroma", "decode"),
         ({"decoder": "turbo-boxup"}, "chroma", "decode"),
+        ({"decoder": "turbo-fastdct"}, "level offset", "decode"),
+        ({"mean": (0.495, 0.456, 0.406)}, "mean/std", "normalise"),
     ],
     ids=str,
 )
