@@ -8,11 +8,11 @@ from imagenet_s.errors import PipelineError
 
 
 @pytest.mark.parametrize("matrix", ["bt601", "bt709"])
-@pytest.mark.parametrize("range", ["limited", "full"])
+@pytest.mark.parametrize("levels", ["limited", "full"])
 @pytest.mark.parametrize("upsample", ["nearest", "linear"])
-def test_grey_images_come_back_within_one_level(matrix, range, upsample):  # noqa: A002 -- the option's name
+def test_grey_images_come_back_within_one_level(matrix, levels, upsample):
     grey = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, 2)
-    back = Nv12(matrix, range, upsample)(grey)
+    back = Nv12(matrix, levels, upsample)(grey)
     assert np.abs(back.astype(int) - grey).max() <= 1
 
 

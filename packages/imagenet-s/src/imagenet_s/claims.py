@@ -108,10 +108,10 @@ def _first_classes(model: Any, files: list[bytes], pipeline: Any) -> np.ndarray:
     return torch.cat(parts).argmax(1).numpy()
 
 
-def _claim(id: str, statement: str, source: str, paper_value: str | None, **more: Any) -> Claim:  # noqa: A002 -- the claim's
+def _claim(name: str, statement: str, source: str, paper_value: str | None, **more: Any) -> Claim:
     """A claim about the garments, unless it says otherwise."""
     more = {"measure": garments, "unit": "points of test accuracy", "seeds": 3, **more}
-    return Claim(id=id, statement=statement, source=source, paper_value=paper_value, **more)
+    return Claim(id=name, statement=statement, source=source, paper_value=paper_value, **more)
 
 
 CLAIMS = (

@@ -10,6 +10,7 @@ import tarfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, overload
 
@@ -322,10 +323,8 @@ def _class_of(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> 
 
 
 def _parquet(paths: list[Path], source: Path) -> Samples:
-    try:
-        import pyarrow  # noqa: F401 -- only whether it is there
-    except ImportError:
-        raise SampleError(f"{source}: reading Parquet needs pyarrow", "install imagenet-s[parquet]") from None
+    if find_spec("pyarrow") is None:
+        raise SampleError(f"{source}: reading Parquet needs pyarrow", "install imagenet-s[parquet]")
     return ParquetSamples((entry for path in paths for entry in _parquet_entries(path)), str(source))
 
 

@@ -76,13 +76,11 @@ class AdaRound:
         Args:
             beta: exponent; the greater, the less it is felt by an h far from both ends.
         """
-        regulariser = self.soft_and_regulariser(beta)[1]
-        assert regulariser is not None  # noqa: S101 -- for the type checker
-        return regulariser
+        return self._soft_and_total(beta)[1]
 
     def soft_and_regulariser(self, beta: float | None) -> tuple[Float[Tensor, "*shape"], Float[Tensor, ""] | None]:
         """Both from one sigmoid, as the training loop needs them; without the regulariser where beta is None."""
-        soft, regulariser = _Soft.apply(self.alpha, self.base, self.scale, self.zero_point, self.qmin, self.qmax, beta)
+        soft, regulariser = self._soft_and_total(beta)
         return soft, None if beta is None else regulariser
 
     @torch.no_grad()
@@ -100,6 +98,11 @@ class AdaRound:
         """Share of the weights whose h lies between 0.05 and 0.95."""
         h = _rectified_sigmoid(torch.sigmoid(self.alpha))
         return ((h > UNDECIDED[0]) & (h < UNDECIDED[1])).float().mean().item()
+
+    def _soft_and_total(self, beta: float | None) -> tuple[Tensor, Tensor]:
+        """The soft weight and the regulariser, which is 0 where beta is None."""
+        soft, total = _Soft.apply(self.alpha, self.base, self.scale, self.zero_point, self.qmin, self.qmax, beta)
+        return soft, total
 
     def _hard_codes(self) -> Tensor:
         return (self.base + (self.alpha >= 0)).clamp_(self.qmin, self.qmax)

@@ -167,14 +167,14 @@ class _Ported:
         self.report: list[Any] = []
         self.example: Any = None
         self.counts: Counter[str] = Counter()
-        self.activations = {t.site.name: model.get_submodule(t.site.path) for t in plan.tensors}
+        self.activations: dict[str, Any] = {t.site.name: model.get_submodule(t.site.path) for t in plan.tensors}
         self.ports = dict(_weight_ports(model))
-        self.weights = {}
-        for weight in plan.weights:
-            port = self.ports[weight.path]
-            self.weights[weight.path] = QuantizedWeight(weight.shape, port.bits, port.symmetric, port.axis)
-            self.weights[weight.path].qmin, self.weights[weight.path].qmax = port.qmin, port.qmax
-            self.weights[weight.path].per_channel = port.per_channel  # type: ignore[assignment]  # a module holds anything
+        self.weights: dict[str, QuantizedWeight] = {}
+        for planned in plan.weights:
+            port = self.ports[planned.path]
+            weight = QuantizedWeight(planned.shape, port.bits, port.symmetric, port.axis, per_channel=port.per_channel)
+            weight.qmin, weight.qmax = port.qmin, port.qmax
+            self.weights[planned.path] = weight
 
     def set_codes(self, path: str, codes: Tensor) -> None:
         weight = self.weights[path]
@@ -183,26 +183,24 @@ class _Ported:
 
     def set_enabled(self, names: Any, enabled: bool) -> None:
         for name in self.activations if names is None else names:
-            self.activations[name].enabled = enabled  # type: ignore[assignment]  # an ActivationPort
+            self.activations[name].enabled = enabled
 
     @contextmanager
     def holding_weights(self) -> Iterator[None]:
         """Weights are plain tensors while they are learned, and parameters again afterwards."""
-        layers = {path: self.model.get_submodule(path) for path in self.weights}
-        flags = {path: layer.weight.requires_grad for path, layer in layers.items()}  # type: ignore[union-attr]
+        layers: dict[str, Any] = {path: self.model.get_submodule(path) for path in self.weights}
         originals = {path: layer._parameters.pop("weight") for path, layer in layers.items()}
         for path, layer in layers.items():
-            layer.register_buffer("weight", originals[path].detach(), persistent=False)  # type: ignore[union-attr]
+            layer.register_buffer("weight", originals[path].detach(), persistent=False)
         done = False
         try:
             yield
             done = True
         finally:
             for path, layer in layers.items():
-                value = layer._buffers.pop("weight") if done else originals[path]
-                layer._buffers.pop("weight", None)
-                layer._non_persistent_buffers_set.discard("weight")
-                layer.weight = nn.Parameter(value.detach().clone(), requires_grad=flags[path])  # type: ignore[union-attr]
+                learned, original = layer.weight.detach().clone(), originals[path]
+                del layer.weight
+                layer.weight = nn.Parameter(learned, requires_grad=original.requires_grad) if done else original
                 port, weight = self.ports[path], self.weights[path]
                 port.scale, port.zero_point, port.enabled = weight.scale, weight.zero_point, done
 

@@ -86,7 +86,8 @@ class ExplicitAttention(nn.Module):
             return self.in_proj(query).chunk(3, -1)
         weights = self.in_proj.weight.chunk(3)
         biases = (None,) * 3 if self.in_proj.bias is None else self.in_proj.bias.chunk(3)
-        return tuple(map(functional.linear, (query, key, value), weights, biases))  # type: ignore[return-value]
+        q, k, v = map(functional.linear, (query, key, value), weights, biases)
+        return q, k, v
 
     def _extended(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, int]:
         """Keys and values with the learnt and the zero entry at their end, and how many those are."""

@@ -125,10 +125,10 @@ def imagenet(trial: Trial) -> dict[str, float]:
     return {"gain": figures["qdrop"] - figures["case2"], "over_brecq": figures["qdrop"] - figures["brecq"], **figures}
 
 
-def _claim(id: str, statement: str, source: str, paper_value: str | None, **more: Any) -> Claim:  # noqa: A002 -- the claim's
+def _claim(name: str, statement: str, source: str, paper_value: str | None, **more: Any) -> Claim:
     """A claim about the miniature, unless it says otherwise."""
     more = {"measure": miniature, "unit": "points of test accuracy", **more}
-    return Claim(id=id, statement=statement, source=f"{PAPER}, {source}", paper_value=paper_value, **more)
+    return Claim(id=name, statement=statement, source=f"{PAPER}, {source}", paper_value=paper_value, **more)
 
 
 _PROTOCOL = "+0.3 to +1.2 points at W4A4 and W2A4, +0.9 to +4.2 at W3A3 (ImageNet, MQBench's rerun of both)"

@@ -209,8 +209,7 @@ class Engine:
         """Gives every layer its range and the nearest codes."""
         for path, weight in self.student.weights.items():
             value = self.teacher.get_submodule(path).weight.detach().float()
-            by_channel = getattr(weight, "per_channel", True)
-            found = search_range(value, weight.bits, weight.symmetric, weight.axis if by_channel else None)
+            found = search_range(value, weight.bits, weight.symmetric, weight.axis if weight.per_channel else None)
             channels = weight.scale.shape
             scale, zero_point = (each.expand(channels).contiguous() for each in found)
             weight.scale, weight.zero_point = scale, zero_point

@@ -110,15 +110,18 @@ class QuantizedWeight(nn.Module):
         scale: float32, shape (C,).
         zero_point: int32, shape (C,).
         axis: the weight's axis of output channels.
+        per_channel: whether channels have ranges of their own; their step sizes are equal otherwise.
     """
 
     codes: Tensor
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, shape: tuple[int, ...], bits: int, symmetric: bool, axis: int) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], bits: int, symmetric: bool, axis: int, *, per_channel: bool = True
+    ) -> None:
         super().__init__()
-        self.bits, self.symmetric, self.axis = bits, symmetric, axis
+        self.bits, self.symmetric, self.axis, self.per_channel = bits, symmetric, axis, per_channel
         self.qmin, self.qmax = grid(bits, symmetric)
         self.register_buffer("codes", torch.zeros(shape, dtype=torch.int8 if symmetric else torch.uint8))
         self.register_buffer("scale", torch.ones(shape[axis]))
