@@ -417,3 +417,16 @@ def test_in_any_chain_every_layer_is_in_one_unit_and_every_layer_but_the_first_r
     assert len(names) == len(set(names))
     order = [unit.steps[0][0] for unit in planned.units]
     assert order == sorted(order, key=lambda path: int(path.split(".")[0]))
+
+
+def test_a_missing_batch_dimension_is_named_at_the_first_convolution():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    with pytest.raises(PlanError, match=r"0 is given 3 axes: the batch dimension"):
+        plan(net, IMAGES[0])
+
+
+def test_symmetric_two_bit_weights_are_advised_against():
+    net = randomised(ResidualNet())
+    for config, advised in ((QDropConfig(w_bits=2, w_symmetric=True), True), (QDropConfig(w_bits=2), False)):
+        notes = plan(net, IMAGES, config).notes
+        assert any("symmetric 2-bit" in note for note in notes) == advised

@@ -111,6 +111,9 @@ def compare(
                 run.write(_file(result.key), {**result.value, "seconds": result.seconds})
             else:
                 failures[result.key] = result.error
+    for folder in {point.workdir.parent for point in points.values()}:
+        with contextlib.suppress(OSError):  # it is not there, or holds what failed points have begun
+            folder.rmdir()
     rows = [run.read(_file(key)) for key in points if key not in failures]
     if rows and not run.finished:
         run.write("compare.csv", table_csv(COLUMNS, [[row[name] for name in COLUMNS] for row in rows]))

@@ -13,7 +13,7 @@ from qdrop.config import QDropConfig
 from qdrop.costs import batch_size, bytes_per_sample, cache_bytes, seconds
 from qdrop.errors import PlanError
 from qdrop.folding import in_float32, prepare
-from qdrop.layers import Layer, find_layers, nearest_layers
+from qdrop.layers import Layer, find_layers, layer_inputs, nearest_layers
 from qdrop.passes import Trace
 from qdrop.placement import Place, place
 from qdrop.sites import Site
@@ -185,6 +185,7 @@ def plan_prepared(
     fixed = [layer for layer in layers if layer not in tuned]
     found = find_units(model, traced, tuned, fixed, sites, units, blocks=config.by_block)
     bits = Bits(traced, layers, nearest_layers(traced, layers), config)
+    _check_batched(traced, layers, bits.firsts)
     planned = _planned_units(traced, found, tuned, places, sites, bits, config, batch_size(inputs))
     owner = {path: unit.name for unit in planned for path in unit.layers}
     weights = tuple(
@@ -207,7 +208,7 @@ def plan_prepared(
         for layer in tuned
         if layer.path not in owner
     )
-    notes = (*notes, *skipped.values(), *alone.values(), *homeless, *_unrecognised(found, config))
+    notes = (*notes, *skipped.values(), *alone.values(), *homeless, *_unrecognised(found, config), *_coarse(weights))
     return Plan(
         planned,
         weights,
@@ -305,6 +306,24 @@ def _frontier(traced: Trace, earlier: tuple[Unit, ...], unit: Unit) -> tuple[int
 def _planned_tensor(p: Place, units: tuple[Unit, ...], bits: Bits, config: QDropConfig) -> PlannedTensor:
     unit = next((unit.name for unit in units if p.function in unit.functions), None)
     return PlannedTensor(p.site, bits.of_tensor(p), config.a_symmetric and not p.unsigned, p.shape, unit, p.consumers)
+
+
+def _check_batched(traced: Trace, layers: tuple[Layer, ...], firsts: frozenset[int]) -> None:
+    """A first convolution takes [C, H, W], too, and would count its channels as samples."""
+    for index in firsts:
+        layer = layers[index]
+        axes = len(traced.values[layer_inputs(traced, layer)[0]].shape)
+        if layer.kind.startswith("Conv") and len(layer.shape) > 2 and axes == len(layer.shape) - 1:
+            raise PlanError(
+                f"{layer.path} is given {axes} axes: the batch dimension of the inputs is missing",
+                "hand over [N, C, ...], for example x[None]",
+            )
+
+
+def _coarse(weights: tuple[PlannedWeight, ...]) -> tuple[str, ...]:
+    if not any(weight.symmetric and weight.bits == 2 for weight in weights):
+        return ()
+    return ("symmetric 2-bit weights have the levels -2, -1, 0 and 1 steps, a large bias: prefer w_symmetric=False",)
 
 
 def _unrecognised(units: tuple[Unit, ...], config: QDropConfig) -> tuple[str, ...]:
