@@ -147,13 +147,15 @@ def test_the_whole_model_may_be_called_again_with_other_shapes():
 @pytest.mark.parametrize("name", MODELS)
 def test_reconstruction_brings_a_model_closer_than_rounding(name):
     model, batches = MODELS[name]()
-    real = {**REAL, "iters": 2000} if name.startswith("bert") else REAL
+    # At 4-bit activations the quantised LayerNorm outputs are nearly all of a random encoder's error, which no rounding
+    # of weights can lower; at 2-bit weights there is something to learn.
+    real = {**REAL, "w_bits": 2, "a_bits": 8, "iters": 500} if name.startswith("bert") else REAL
     error = {}
     for method in ("nearest", "qdrop"):
         qm = quantize(model, batches, QDropConfig(**{**real, "method": method}), progress=False)
         error[method] = -1.0 if name == "detector" else sum(closeness(model, qm, batches))
         losses = [(result.loss_start, result.loss_end) for result in qm.report]
-    assert sum(end < start for start, end in losses) >= 0.5 * len(losses)  # a quantised output's own error is a floor
+    assert sum(end < start for start, end in losses) > 0.7 * len(losses)
     assert error["qdrop"] >= error["nearest"]
 
 
