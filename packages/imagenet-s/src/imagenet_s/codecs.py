@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from imagenet_s import swscale
 from imagenet_s.headers import is_jpeg, open_with_pillow, read_header
 from imagenet_s.threads import one_thread
 
@@ -49,7 +49,7 @@ def ffmpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     frames = [*context.decode(av.Packet(data)), *context.decode(None)]
     if not frames:
         raise ValueError("FFmpeg gives no frame")
-    return frames[0].reformat(format="rgb24", interpolation="BICUBIC").to_ndarray()
+    return swscale.to_rgb(frames[0], "BICUBIC")
 
 
 def turbo(data: bytes, *, fast_dct: bool = False, box_upsampling: bool = False) -> UInt8[np.ndarray, "h w 3"]:
@@ -59,7 +59,7 @@ def turbo(data: bytes, *, fast_dct: bool = False, box_upsampling: bool = False) 
     return simplejpeg.decode_jpeg(data, "RGB", fastdct=fast_dct, fastupsample=box_upsampling, strict=False)
 
 
-def jpeglib(data: bytes, *, version: str) -> UInt8[np.ndarray, "h w c"]:
+def jpeglib(data: bytes, *, version: str) -> UInt8[np.ndarray, "h w *c"]:
     """One of the libjpegs that jpeglib carries; it reads files only, so the bytes go into one that lives in memory."""
     import jpeglib
 
@@ -68,20 +68,17 @@ def jpeglib(data: bytes, *, version: str) -> UInt8[np.ndarray, "h w c"]:
 
 
 def torchvision(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """torchvision.io on the CPU, the orientation tag ignored."""
+    """The operator under torchvision.io's decode_image, on the CPU, the orientation tag ignored."""
     import torch
-    import torchvision
+    import torchvision.io
 
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    with warnings.catch_warnings():  # its successor is another package; what users have deployed is this one
-        warnings.filterwarnings(
-            "ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning
-        )
-        decoded = torchvision.io.decode_image(encoded, torchvision.io.ImageReadMode.RGB, apply_exif_orientation=False)
+    # torchvision 0.29 deprecates the function above this operator, and warns at each call.
+    decoded = torch.ops.image.decode_image(encoded, torchvision.io.ImageReadMode.RGB.value, False)
     return decoded.permute(1, 2, 0).contiguous().numpy()
 
 
-def vips(data: bytes) -> UInt8[np.ndarray, "h w c"]:
+def vips(data: bytes) -> UInt8[np.ndarray, "h w *c"]:
     """Libvips in sRGB; alpha is dropped."""
     import pyvips
 
@@ -94,7 +91,7 @@ def vips(data: bytes) -> UInt8[np.ndarray, "h w c"]:
         return image.cast("uchar").numpy()
 
 
-def kornia_rs(data: bytes) -> UInt8[np.ndarray, "h w c"]:
+def kornia_rs(data: bytes) -> UInt8[np.ndarray, "h w *c"]:
     """kornia-rs, whose JPEG decoder is zune-jpeg."""
     import kornia_rs
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -26,14 +26,6 @@ _JPEG_ONLY = frozenset({"JPEG"})
 _END_OF_IMAGE = b"\xff\xd9"
 
 
-@runtime_checkable
-class Read(Protocol):
-    """Turns bytes into pixels of any number of channels."""
-
-    def __call__(self, data: bytes, /) -> np.ndarray:
-        """Returns (h, w, c) or (h, w)."""
-
-
 @dataclass(frozen=True)
 class Decoder:
     """A library, with its settings, that turns a file's bytes into RGB pixels.
@@ -46,15 +38,17 @@ class Decoder:
         module: what must be importable.
         tell_version: of the library, and of its codec where it says.
         formats: those its own code reads, in Pillow's words; None for any. Pillow reads the others for it.
+        foreign: whether it may be given files that Pillow cannot even name.
     """
 
     name: str
     requires: str
     description: str
-    read: Read = field(repr=False, compare=False)
+    read: Callable[[bytes], np.ndarray] = field(repr=False, compare=False)
     module: str = field(default="", repr=False)
     tell_version: Callable[[], str] = field(default=str, repr=False, compare=False)
     formats: frozenset[str] | None = field(default=_JPEG_ONLY, repr=False)
+    foreign: bool = field(default=False, repr=False)
 
     def decode(
         self,
@@ -124,8 +118,8 @@ class Decoder:
         try:
             header = read_header(data)
         except DecodeError:
-            if self.formats is None and data:
-                return None  # a registered decoder may know more formats than Pillow
+            if self.foreign and data:
+                return None
             raise
         if header.height * header.width > max_pixels:
             raise DecodeError(
@@ -133,11 +127,11 @@ class Decoder:
             )
         return header
 
-    def _reader(self, header: Header | None, on_nonrgb: str) -> Read:
+    def _reader(self, header: Header | None, on_nonrgb: str) -> Callable[[bytes], np.ndarray]:
         if header is None:
             return self.read
-        foreign = self.formats is not None and header.format not in self.formats
-        return codecs.pillow if foreign or (on_nonrgb == "pillow" and not header.plain) else self.read
+        unread = self.formats is not None and header.format not in self.formats
+        return codecs.pillow if unread or (on_nonrgb == "pillow" and not header.plain) else self.read
 
 
 def decoders() -> Mapping[str, Decoder]:
@@ -166,7 +160,7 @@ def register_decoder(name: str, fn: Callable[[bytes], np.ndarray], version: str 
     """
     if not name or "/" in name or name in _DECODERS or name in _ALIASES:
         raise PipelineError(f"decoder name {name!r} is taken or not usable; choose one without a slash")
-    added = Decoder(name, "", description, fn, tell_version=partial(str, version), formats=None)
+    added = Decoder(name, "", description, fn, tell_version=partial(str, version), formats=None, foreign=True)
     _DECODERS[name] = added
     return added
 

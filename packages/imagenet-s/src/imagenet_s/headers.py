@@ -6,12 +6,14 @@ import re
 import struct
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imagenet_s.errors import DecodeError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+else:
+    Image = Any  # the tests' shape checks read the annotations below, Pillow is loaded late
 
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -22,6 +24,7 @@ _SCAN, _END = 0xDA, 0xD9
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 _ORIENTATION = 0x0112
+_NO_PIXELS = "a JPEG header without image data"
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,18 @@ class Header:
 
     @property
     def plain(self) -> bool:
-        """Whether this is 8-bit RGB or grey, on which every library agrees how colours become RGB."""
-        return self.mode in {"RGB", "L"} and self.bits == 8
+        """Whether this is one picture in 8-bit RGB or grey, on which libraries agree how colours become RGB."""
+        return self.mode in {"RGB", "L"} and self.bits == 8 and self.frames == 1
 
     @property
     def flags(self) -> tuple[str, ...]:
         """What a report should say of this file beside its pixels."""
-        kinds = {"L": "grey", "1": "grey", "CMYK": "CMYK", "P": "palette", "PA": "palette"}
-        named = kinds.get(self.mode, "alpha" if self.mode in {"RGBA", "LA", "RGBa", "La"} else "")
         found = {
             f"{self.bits}-bit": self.bits > 8,
-            named or self.mode: self.mode != "RGB",
+            "grey": self.mode in {"L", "1", "LA", "La", "I", "F"} or self.mode.startswith("I;16"),
+            "CMYK": self.mode == "CMYK",
+            "palette": self.mode in {"P", "PA"},
+            "alpha": self.mode in {"RGBA", "RGBa", "LA", "La", "PA"},
             f"{self.frames} frames": self.frames > 1,
             "truncated": not self.complete,
             f"not a JPEG but {self.format}": self.format != "JPEG",
@@ -89,7 +93,7 @@ def read_header(data: bytes) -> Header:
                 complete=not data.startswith(_PNG) or b"IEND" in data,
             )
     except Exception as error:  # Pillow's plugins raise whatever the bytes make them stumble over
-        raise DecodeError(f"no image that can be read: {_reason(error)}") from None
+        raise DecodeError(_reason(error)) from None
 
 
 def is_jpeg(data: bytes) -> bool:
@@ -128,7 +132,7 @@ def _jpeg_header(data: bytes) -> Header:
         while position >= 0 and data[position : position + 2] == b"\xff\xff":
             position += 1
         if position < 0 or position + 4 > len(data):
-            raise DecodeError("a JPEG header without image data")
+            raise DecodeError(_NO_PIXELS)
         marker = data[position + 1]
         if marker == _SCAN:
             break
@@ -138,7 +142,7 @@ def _jpeg_header(data: bytes) -> Header:
         (length,) = struct.unpack_from(">H", data, position + 2)
         if marker in _FRAME_MARKERS and size is None:
             if position + 10 > len(data):
-                raise DecodeError("a JPEG header without image data")
+                raise DecodeError(_NO_PIXELS)
             bits, height, width, components = struct.unpack_from(">BHHB", data, position + 4)
             size, progressive = (height, width), marker in _PROGRESSIVE
         position += 2 + length
@@ -153,8 +157,12 @@ def _jpeg_header(data: bytes) -> Header:
 
 def _reaches_end(data: bytes, position: int) -> bool:
     """Whether the end marker follows the scans; a thumbnail's, in the header, does not count."""
+    pixels = False
     while position + 4 <= len(data):
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if position >= len(data) and not pixels:
+            raise DecodeError(_NO_PIXELS)
+        pixels = True
         found = _END_OF_SCAN.search(data, position)
         if found is None:
             return False
@@ -172,4 +180,6 @@ def _mode_and_bits(data: bytes, mode: str) -> tuple[str, int]:
 
 
 def _reason(error: Exception) -> str:
+    if type(error).__name__ == "UnidentifiedImageError":  # its text holds an address
+        return "not in a format that Pillow knows"
     return " ".join(str(error).split()) or type(error).__name__

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -31,14 +31,6 @@ PAPER = (
 """The resizers of the paper."""
 
 
-@runtime_checkable
-class Scale(Protocol):
-    """Turns pixels into pixels of another size."""
-
-    def __call__(self, image: np.ndarray, size: tuple[int, int], /) -> np.ndarray:
-        """Returns (*size, 3)."""
-
-
 @dataclass(frozen=True)
 class Resizer:
     """A library's resize with one of its operators.
@@ -55,7 +47,7 @@ class Resizer:
     name: str
     requires: str
     description: str
-    scale: Scale = field(repr=False, compare=False)
+    scale: Callable[[Any, tuple[int, int]], np.ndarray] = field(repr=False, compare=False)
     module: str = field(default="", repr=False)
     tell_version: Callable[[], str] = field(default=str, repr=False, compare=False)
 
@@ -68,20 +60,7 @@ class Resizer:
             PipelineError: the image or the size has a side of zero, or the library fails on them.
             ImportError: the library is not installed; the message names the extra.
         """
-        if min(*size, *image.shape[:2]) < 1:
-            raise PipelineError(f"resizer {self.name!r}: {image.shape[:2]} to {size}; each side must be at least 1")
-        if self.why_not is not None:
-            raise ImportError(self.why_not)
-        try:
-            resized = self.scale(np.ascontiguousarray(image), size)
-        except (ImportError, MemoryError):
-            raise
-        except Exception as error:  # every library has its own exceptions for shapes it does not like
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise PipelineError(f"resizer {self.name!r}: {image.shape[:2]} to {size}: {reason}") from error
-        if resized.shape != (*size, 3) or resized.dtype != np.uint8:
-            raise PipelineError(f"resizer {self.name!r} gives {resized.dtype} {resized.shape}, not uint8 {(*size, 3)}")
-        return np.ascontiguousarray(resized)
+        return self._run(image, image.shape[:2], size)
 
     @property
     def available(self) -> bool:
@@ -97,6 +76,23 @@ class Resizer:
     def why_not(self) -> str | None:
         """Why it is not available and what would make it so; None where it is."""
         return versions.why_not(self.name, self.module, self.requires)
+
+    def _run(self, source: Any, shape: tuple[int, ...], size: tuple[int, int]) -> UInt8[np.ndarray, "p q 3"]:
+        """Resizes an array, or what its library has made of it."""
+        if min(*size, *shape) < 1:
+            raise PipelineError(f"resizer {self.name!r}: {shape} to {size}; each side must be at least 1")
+        if self.why_not is not None:
+            raise ImportError(self.why_not)
+        try:
+            resized = self.scale(np.ascontiguousarray(source) if isinstance(source, np.ndarray) else source, size)
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:  # every library has its own exceptions for shapes it does not like
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise PipelineError(f"resizer {self.name!r}: {shape} to {size}: {reason}") from error
+        if resized.shape != (*size, 3) or resized.dtype != np.uint8:
+            raise PipelineError(f"resizer {self.name!r} gives {resized.dtype} {resized.shape}, not uint8 {(*size, 3)}")
+        return np.ascontiguousarray(resized)
 
 
 def resizers() -> Mapping[str, Resizer]:
@@ -114,6 +110,20 @@ def resizer(name: str) -> Resizer:
         near = difflib.get_close_matches(name, _RESIZERS, n=3, cutoff=0.4) or sorted(_RESIZERS)
         raise PipelineError(f"unknown resizer {name!r}; near: {', '.join(near)}")
     return _RESIZERS[name]
+
+
+def resize_all(
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], names: Iterable[str]
+) -> Iterator[tuple[str, UInt8[np.ndarray, "p q 3"]]]:
+    """Resizes one image by several resizers; the same pixels as one call each, with a single copy into Pillow."""
+    shared: Any = None
+    for name in names:
+        one = resizer(name)
+        if one.module == "PIL" and one.available:
+            shared = scalers.as_pillow(image) if shared is None else shared
+            yield name, one._run(shared, image.shape[:2], size)
+        else:
+            yield name, one.resize(image, size)
 
 
 def register_resizer(

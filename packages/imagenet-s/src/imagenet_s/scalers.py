@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from jaxtyping import UInt8
 
+from imagenet_s.swscale import to_rgb
 from imagenet_s.threads import one_thread
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+else:
+    Image = Any  # the tests' shape checks read the annotations below, Pillow is loaded late
 
-def pillow(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], *, resample: str) -> UInt8[np.ndarray, "p q 3"]:
+
+def pillow(
+    image: UInt8[np.ndarray, "h w 3"] | Image, size: tuple[int, int], *, resample: str
+) -> UInt8[np.ndarray, "p q 3"]:
     """Pillow's resize, without `reducing_gap`."""
     from PIL import Image
 
-    return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling[resample]))
+    source = as_pillow(image) if isinstance(image, np.ndarray) else image
+    return np.array(source.resize((size[1], size[0]), Image.Resampling[resample]))
+
+
+def as_pillow(image: UInt8[np.ndarray, "h w 3"]) -> Image:
+    """Pillow's copy of the pixels, which several resizes may share."""
+    from PIL import Image
+
+    return Image.fromarray(image)
 
 
 def pillow12(
@@ -59,12 +77,15 @@ def swscale(
     """FFmpeg's swscale on packed RGB."""
     import av
 
-    frame = av.VideoFrame.from_ndarray(image, "rgb24")
-    return frame.reformat(size[1], size[0], format="rgb24", interpolation=interpolation).to_ndarray()
+    return to_rgb(av.VideoFrame.from_ndarray(image, "rgb24"), interpolation, size)
 
 
 def vips(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], *, kernel: str) -> UInt8[np.ndarray, "p q 3"]:
-    """Libvips' resize."""
+    """Libvips' resize.
+
+    It shrinks about the centre. Enlarging, libvips 8.18 is half an output pixel off, and half an input pixel along a
+    side that does not grow while the other does.
+    """
     import pyvips
 
     height, width = image.shape[:2]
@@ -79,4 +100,7 @@ def kornia_rs(
     """kornia-rs' resize at its defaults."""
     import kornia_rs
 
+    if interpolation == "bilinear":  # which wants two pixels at least; two alike interpolate to the one
+        for side in (0, 1):
+            image = image.repeat(2, axis=side) if image.shape[side] == 1 else image
     return np.asarray(kornia_rs.imgproc.resize(image, size, interpolation))

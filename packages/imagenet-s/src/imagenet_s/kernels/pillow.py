@@ -13,6 +13,9 @@ from jaxtyping import Float, Int, UInt8
 
 PRECISION = 22  # bits of a weight after the point
 
+# The window's constants are single precision in Pillow, which a few pixels in a million show.
+_HAMMING_MEAN, _HAMMING_SWING = float(np.float32(0.54)), float(np.float32(0.46))
+
 Order = Literal["horizontal-first", "vertical-first"]
 
 
@@ -38,6 +41,25 @@ def resize(
     for one in passes if order == "horizontal-first" else passes[::-1]:
         image = one(image)
     return np.ascontiguousarray(image)
+
+
+def pass_order(shape: tuple[int, int], size: tuple[int, int], major: int | None = None) -> Order:
+    """Which pass Pillow runs first, found by experiment.
+
+    Up to version 12 the horizontal one, always. Version 13 has the vertical one first when the height shrinks, and
+    by more than twice as many pixels as the width does: so in all of 6000 random shapes.
+
+    Args:
+        shape: (height, width) of the input.
+        size: (height, width) of the output.
+        major: of Pillow's version; the installed one's where None.
+    """
+    if major is None:
+        import PIL
+
+        major = int(PIL.__version__.partition(".")[0])
+    lost_rows, lost_columns = shape[0] - size[0], shape[1] - size[1]
+    return "vertical-first" if major >= 13 and lost_rows > max(0, 2 * lost_columns) else "horizontal-first"
 
 
 def nearest_indices(n_in: int, n_out: int) -> Int[np.ndarray, {n_out}]:
@@ -99,7 +121,7 @@ def _hamming(x: float) -> float:
     if x >= 1.0:
         return 0.0
     x *= math.pi
-    return math.sin(x) / x * (0.54 + 0.46 * math.cos(x))
+    return math.sin(x) / x * (_HAMMING_MEAN + _HAMMING_SWING * math.cos(x))
 
 
 def _cubic(x: float) -> float:
