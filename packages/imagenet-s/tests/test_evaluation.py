@@ -1,3 +1,4 @@
+import copy
 import csv
 import dataclasses
 import io
@@ -16,7 +17,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from imagenet_s import Grid, ImagenetSError, ModelError, Pipeline, PipelineError, Sample, SampleError, evaluate
+from imagenet_s import (
+    Grid,
+    ImagenetSError,
+    ModelError,
+    Nv12,
+    Pipeline,
+    PipelineError,
+    Sample,
+    SampleError,
+    evaluate,
+    factors,
+)
 from imagenet_s import evaluation as evaluation_module
 from imagenet_s.decoding import decoders, register_decoder
 from imagenet_s.evaluation import to_batch
@@ -82,6 +94,56 @@ def test_the_text_says_n_and_the_smallest_detectable_drop(result):
     flips = max(result.disagreement.values()) * 36
     assert f"n = 36 images; smallest detectable drop {100 * 1.96 * flips**0.5 / 36:.2f} points" in text
     assert "accuracy over 4 distinct of 6 combinations" in text
+
+
+class Stem(torch.nn.Module):
+    """A convolution, a pool of stride 2 and a head, with fixed random weights."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.first, self.pool = torch.nn.Conv2d(3, 8, 3, 2), torch.nn.MaxPool2d(3, 2, 1)
+        self.head = torch.nn.Linear(8, 4)
+        for each in self.parameters():
+            each.data = torch.randn(each.shape, generator=generator)
+        self.eval()
+
+    def forward(self, batch):
+        return self.head(self.pool(torch.relu(self.first(batch))).std((2, 3)))
+
+
+def test_factors_change_one_thing_each_and_are_kept_apart_from_the_grid(samples, tmp_path):
+    grid = dataclasses.replace(GRID, factors=("int8", "nv12", "ceil-mode", "float16"))
+    stem = Stem()
+    weights = [each.clone() for each in stem.parameters()]
+    found = evaluate(stem, samples, grid, reference=REFERENCE, cache_dir=tmp_path / "run")
+    plain = evaluate(stem, samples, GRID, reference=REFERENCE)
+    assert found.names == (*GRID.names, "nv12", "int8", "ceil-mode", "float16")
+    np.testing.assert_array_equal(found.predictions[:6], plain.predictions)
+    assert found.summary().spread == plain.summary().spread
+    assert found.summary().fooled == plain.summary().fooled
+    pixels = dataclasses.replace(SMALL, colour=Nv12())
+    batch = torch.from_numpy(np.stack([pixels(sample.data) for sample in samples]))
+    assert found.predictions[6].tolist() == stem(batch).argmax(1).tolist()
+    batch = torch.from_numpy(np.stack([SMALL(sample.data) for sample in samples]))
+    with factors.int8(copy.deepcopy(stem), [batch]) as changed:
+        assert found.predictions[7].tolist() == changed(batch).argmax(1).tolist()
+    ceiled = Stem()
+    ceiled.pool.ceil_mode = True
+    assert found.predictions[8].tolist() == ceiled(batch).argmax(1).tolist()
+    assert 0 < found.changes["max_delta"][9].max() < 0.1  # float16 is near, and not the same
+    assert all(torch.equal(a, b) for a, b in zip(weights, stem.parameters(), strict=True))
+    again = evaluate(stem, samples, grid, reference=REFERENCE, cache_dir=tmp_path / "run")
+    assert again.to_json() == found.to_json()
+
+
+def test_a_factor_without_a_place_is_not_called_an_effect_of_zero(samples):
+    grid = dataclasses.replace(GRID, factors=("ceil-mode", "nv12"))
+    found = evaluate(model, samples, grid, reference=REFERENCE)
+    assert found.factors == ("nv12",)
+    assert "ceil-mode: not applicable, ceil-mode changes the inside of a torch module" in str(found.summary())
+    with pytest.raises(PipelineError, match="factor 'int4' is unknown or named twice"):
+        dataclasses.replace(GRID, factors=("int4",))
 
 
 def test_without_labels_agreement_is_all_that_is_spoken_of(samples, result):

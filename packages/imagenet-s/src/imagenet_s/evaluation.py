@@ -6,17 +6,19 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from core_utils.runs import Run
-from imagenet_s import statistics
+from imagenet_s import factors, statistics
+from imagenet_s.colour import Nv12
 from imagenet_s.decoding import Decoder, decoder
 from imagenet_s.errors import ImagenetSError, PipelineError, SampleError
 from imagenet_s.feeding import CHUNK, Chunk, chunks
@@ -31,6 +33,8 @@ from imagenet_s.shards import BadImage, versions
 __all__ = ["Result", "evaluate", "to_batch"]
 
 _PARTIAL = "partial.json"
+
+Predict = Callable[[Tensor], np.ndarray]
 
 
 def evaluate(
@@ -52,7 +56,8 @@ def evaluate(
     """Predicts every image under every combination of the grid.
 
     Each file is decoded once a decoder; views go to the device as 8-bit pixels and are normalised there; views with the
-    same pixels are predicted once.
+    same pixels are predicted once. The grid's factors change one thing each, at the reference: colours on the way to the
+    model, or a copy of the model; int8 takes its ranges from the reference's views of the first 128 images.
 
     Args:
         model: any callable on a float batch that returns (N, C) logits.
@@ -90,11 +95,13 @@ def evaluate(
         if not task.complete:
             shown = stack.enter_context(_bar(len(samples), len(task.done) * CHUNK, progress))
             predict = stack.enter_context(serving(model, device))
-            todo = chunks(samples, grid, workers=workers, cluster=cluster, done=frozenset(task.done))
+            inside = task.deployed(stack, model, device)
+            extra = tuple(task.colours.values())
+            todo = chunks(samples, grid, extra, workers=workers, cluster=cluster, done=frozenset(task.done))
             stack.callback(todo.close)
             try:
                 for chunk in todo:
-                    task.add(chunk, predict, batch_size, device, run)
+                    task.add(chunk, predict, inside, batch_size, device, run)
                     shown()
             except KeyboardInterrupt:
                 if run is not None and task.done and any(len(part["kept"]) for part in task.done.values()):
@@ -134,10 +141,32 @@ class _Task:
     max_errors: float
     done: dict[int, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
     errors: list[BadImage] = dataclasses.field(default_factory=list)
+    inapplicable: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
         return len(self.done) * CHUNK >= len(self.samples)
+
+    @property
+    def colours(self) -> dict[str, Pipeline]:
+        """The reference with each factor that changes pixels."""
+        left, right = self.reference.split("/")
+        own = dataclasses.replace(self.grid.pipeline, decoder=left, resizer=right)
+        return {name: dataclasses.replace(own, colour=Nv12()) for name in self.grid.factors if name == "nv12"}
+
+    def deployed(self, stack: contextlib.ExitStack, model: Model, device: str) -> dict[str, Predict]:
+        """Copies of the model as each other factor deploys it; a factor that has no place in it is written down."""
+        served = {}
+        for name in self.grid.factors:
+            if name in self.colours:
+                continue
+            try:
+                copied = stack.enter_context(factors.deployed(model, name, partial(self._calibration, device)))
+            except factors.NotApplicable as error:
+                self.inapplicable[name] = str(error)
+            else:
+                served[name] = stack.enter_context(serving(copied, device))
+        return served
 
     def config(self, model: Model, device: str) -> dict[str, Any]:
         """What decides the predictions, and with them what one folder may hold."""
@@ -147,6 +176,7 @@ class _Task:
             "model": fingerprint(model),
             "device": device,
             "grid": self.grid.names,
+            "factors": self.grid.factors,
             "pipeline": json.loads(self.grid.pipeline.to_json()),
             "reference": self.reference,
             "samples": {"source": self.samples.source, "count": len(self.samples), "sha256": names},
@@ -161,19 +191,29 @@ class _Task:
             if state is not None:
                 self.done[number] = state[0]
                 self.errors += [BadImage(**each) for each in state[1]["errors"]]
+                self.inapplicable |= state[1]["inapplicable"]
         self._not_too_many_errors()
 
-    def add(self, chunk: Chunk, predict: Any, batch_size: int, device: str, run: Run | None) -> None:
+    def add(
+        self,
+        chunk: Chunk,
+        predict: Predict,
+        inside: dict[str, Predict],
+        batch_size: int,
+        device: str,
+        run: Run | None,
+    ) -> None:
         """Predicts one chunk's views and keeps what came out."""
         self.errors += chunk.errors
         self._not_too_many_errors()
-        logits = [
-            predict(to_batch(torch.from_numpy(chunk.pixels[start : start + batch_size]).to(device), self.grid.pipeline))
-            for start in range(0, len(chunk.pixels), batch_size)
-        ]
-        part = self._figures(chunk, np.concatenate(logits) if logits else np.empty((0, 1), np.float32))
+        views = chunk.first[:, None] + chunk.index  # [images, combos], rows of the pixels
+        logits = self._logits(chunk.pixels, predict, batch_size, device)[views.T]
+        own = chunk.pixels[views[:, self.grid.names.index(self.reference)]]
+        more = [self._logits(own, each, batch_size, device)[None] for each in inside.values()]
+        part = self._figures(chunk, np.concatenate([logits, *more]))
         if run is not None:
-            run.save_state(_name(chunk.number), part, {"errors": [dataclasses.asdict(e) for e in chunk.errors]})
+            facts = {"errors": [dataclasses.asdict(e) for e in chunk.errors], "inapplicable": self.inapplicable}
+            run.save_state(_name(chunk.number), part, facts)
         self.done[chunk.number] = part
 
     def result(self) -> Result:
@@ -184,6 +224,8 @@ class _Task:
         labels = [self.samples.labels[index] for index in kept]
         index = np.concatenate([part["index"] for part in parts])
         seen: dict[bytes, int] = {}
+        pixels = [seen.setdefault(column.tobytes(), len(seen)) for column in index.T]
+        changed = [name for name in self.grid.factors if name not in self.inapplicable and name not in self.colours]
         return Result(
             decoders=self.grid.decoders,
             resizers=self.grid.resizers,
@@ -192,24 +234,42 @@ class _Task:
             labels=None if None in labels else np.array(labels, np.int64),
             images=tuple(self.samples.names[index] for index in kept),
             changes={key: np.concatenate([part[key] for part in parts], axis=1) for key in CHANGES},
-            pixels=tuple(seen.setdefault(index[:, k].tobytes(), len(seen)) for k in range(index.shape[1])),
+            pixels=(*pixels, *(len(seen) + n for n in range(len(changed)))),  # a changed model shares no result
             errors=tuple(sorted(self.errors, key=lambda error: error.index)),
             versions=versions(self.grid),
             seed=self.seed,
             complete=self.complete,
+            factors=(*self.colours, *changed),
+            inapplicable=self.inapplicable,
         )
 
-    def _figures(self, chunk: Chunk, logits: np.ndarray) -> dict[str, np.ndarray]:
-        views = chunk.first[:, None] + chunk.index  # [images, combos], rows of `logits`
-        labels = [(self.samples.labels[at] or 0, self.samples.names[at]) for at in chunk.kept]
-        for label, name in labels:
-            if label >= logits.shape[1]:
-                raise SampleError(f"label {label} of {name}: the model has {logits.shape[1]} classes, from 0")
-        base = logits[views[:, self.grid.names.index(self.reference)]]
-        compared = [statistics.logit_change(logits[column], base) for column in views.T]
+    def _logits(
+        self, pixels: UInt8[np.ndarray, "n S S 3"], predict: Predict, batch_size: int, device: str
+    ) -> Float32[np.ndarray, "n classes"]:
+        parts = [
+            predict(to_batch(torch.from_numpy(pixels[start : start + batch_size]).to(device), self.grid.pipeline))
+            for start in range(0, len(pixels), batch_size)
+        ]
+        return np.concatenate(parts) if parts else np.empty((0, 1), np.float32)
+
+    def _calibration(self, device: str) -> Iterator[Tensor]:
+        """The reference's views of the first images."""
+        left, right = self.reference.split("/")
+        grid = Grid((left,), (right,), self.grid.pipeline)
+        for chunk in chunks(self.samples[: factors.CALIBRATION_IMAGES], grid):
+            yield to_batch(torch.from_numpy(chunk.pixels).to(device), self.grid.pipeline)
+
+    def _figures(self, chunk: Chunk, logits: Float32[np.ndarray, "combos n classes"]) -> dict[str, np.ndarray]:
+        classes = logits.shape[-1]
+        for at in chunk.kept:
+            label = self.samples.labels[at] or 0
+            if label >= classes:
+                raise SampleError(f"label {label} of {self.samples.names[at]}: the model has {classes} classes, from 0")
+        base = logits[self.grid.names.index(self.reference)]
+        compared = [statistics.logit_change(each, base) for each in logits]
         changes = {key: np.stack([getattr(each, key) for each in compared]).astype(np.float32) for key in CHANGES}
-        predictions = logits.argmax(axis=1).astype(np.int64)[views.T]
-        return {"predictions": np.ascontiguousarray(predictions), "index": chunk.index, "kept": chunk.kept, **changes}
+        predictions = logits.argmax(axis=-1).astype(np.int64)
+        return {"predictions": predictions, "index": chunk.index, "kept": chunk.kept, **changes}
 
     def _not_too_many_errors(self) -> None:
         if len(self.errors) > self.max_errors * len(self.samples):

@@ -7,6 +7,7 @@ that a model has no place for raises `NotApplicable`, so that nobody reports it 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
@@ -23,6 +24,30 @@ CALIBRATION_IMAGES = 128
 
 class NotApplicable(ModelError):  # noqa: N818 -- not a mistake: the answer is that there is no such place
     """The model has no place for a factor."""
+
+
+@contextlib.contextmanager
+def deployed(model: Any, factor: str, calibration: Callable[[], Iterable[Tensor]]) -> Iterator[nn.Module]:
+    """A copy of the model as a factor of `grids.FACTORS` deploys it.
+
+    Args:
+        model: a torch module; what else can be called has no inside that could be changed.
+        factor: "float16", "bfloat16", "int8" or "ceil-mode".
+        calibration: gives float batches on the model's device, for int8.
+
+    Raises:
+        NotApplicable: the model has no place for the factor.
+    """
+    if not isinstance(model, nn.Module):
+        raise NotApplicable(f"{factor} changes the inside of a torch module, and {type(model).__name__} is none")
+    copied = copy.deepcopy(model).eval()
+    with contextlib.ExitStack() as stack:
+        if factor == "int8":
+            yield stack.enter_context(int8(copied, calibration()))
+        elif factor == "ceil-mode":
+            yield stack.enter_context(ceil_mode(copied))
+        else:
+            yield stack.enter_context(half(copied, "float16" if factor == "float16" else "bfloat16"))
 
 
 @contextlib.contextmanager

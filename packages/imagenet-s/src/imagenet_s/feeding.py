@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
 import shutil
 import signal
@@ -24,6 +25,7 @@ from core_utils.jobs import map_jobs
 from imagenet_s.decoding import Decoder, decoder
 from imagenet_s.errors import ImagenetSError
 from imagenet_s.grids import Grid
+from imagenet_s.pipelines import Pipeline
 from imagenet_s.resizing import Resizer, resizer
 from imagenet_s.samples import Samples
 from imagenet_s.shards import BadImage, get_ready, refuse_other_versions, versions
@@ -44,6 +46,7 @@ class ChunkJob:
         first: index of its first sample.
         samples: the chunk's own.
         grid: the views.
+        extra: more pipelines, one more view each.
         versions: of the libraries that must make them; empty in this process.
         entries: decoders and resizers that a fresh process lacks because the user registered them.
     """
@@ -52,6 +55,7 @@ class ChunkJob:
     first: int
     samples: Samples
     grid: Grid
+    extra: tuple[Pipeline, ...]
     versions: dict[str, str]
     entries: tuple[Decoder | Resizer, ...] = ()
 
@@ -63,7 +67,8 @@ class Chunk:
     Attributes:
         number: of the chunk.
         pixels: the distinct views, image by image.
-        index: which of an image's distinct views each combination has; combinations with one number saw one picture.
+        index: which of an image's distinct views each combination has, and each extra pipeline after them; those with
+            one number saw one picture.
         first: where each image's views begin in `pixels`.
         kept: index of each image in the samples.
         errors: images left out.
@@ -78,13 +83,20 @@ class Chunk:
 
 
 def chunks(
-    samples: Samples, grid: Grid, *, workers: int = 1, cluster: str | None = None, done: frozenset[int] = frozenset()
+    samples: Samples,
+    grid: Grid,
+    extra: tuple[Pipeline, ...] = (),
+    *,
+    workers: int = 1,
+    cluster: str | None = None,
+    done: frozenset[int] = frozenset(),
 ) -> Generator[Chunk, None, None]:
     """Makes the views of all samples but those of the chunks in `done`.
 
     Args:
         samples: image files.
         grid: the views.
+        extra: more pipelines, one more view each.
         workers: 1 works ahead in a thread of this process, more in processes of their own.
         cluster: a Dask scheduler that makes them instead.
         done: numbers of chunks that are not needed.
@@ -99,7 +111,7 @@ def chunks(
     away = cluster is not None or workers > 1
     facts = (versions(grid), _registered(grid)) if away else ({}, ())
     jobs = (
-        ChunkJob(number, first, samples[first : first + CHUNK], grid, *facts)
+        ChunkJob(number, first, samples[first : first + CHUNK], grid, extra, *facts)
         for number, first in enumerate(range(0, len(samples), CHUNK))
         if number not in done
     )
@@ -118,7 +130,7 @@ def make_chunk(job: ChunkJob, file: Path | None = None) -> Chunk:
     for position in range(len(job.samples)):
         at = job.first + position
         try:
-            distinct, row = _distinct_views(job.grid, job.samples[position].data)
+            distinct, row = _distinct_views(job.grid, job.extra, job.samples[position].data)
         except Exception as error:  # one bad file never costs the run; too many are refused where they are counted
             errors.append(BadImage(at, job.samples.names[position], type(error).__name__, str(error)))
             continue
@@ -126,7 +138,7 @@ def make_chunk(job: ChunkJob, file: Path | None = None) -> Chunk:
         pixels += distinct
         index.append(row)
         kept.append(at)
-    size, combos = job.grid.pipeline.size, len(job.grid)
+    size, combos = job.grid.pipeline.size, len(job.grid) + len(job.extra)
     stacked = np.empty((0, size, size, 3), np.uint8)
     if file is not None and pixels:
         np.stack(pixels, out=np.lib.format.open_memmap(file, "w+", np.uint8, (len(pixels), size, size, 3)))
@@ -142,12 +154,13 @@ def make_chunk(job: ChunkJob, file: Path | None = None) -> Chunk:
     )
 
 
-def _distinct_views(grid: Grid, data: bytes) -> tuple[list[np.ndarray], list[int]]:
-    """An image's distinct views, and the number of its view for each combination."""
+def _distinct_views(grid: Grid, extra: tuple[Pipeline, ...], data: bytes) -> tuple[list[np.ndarray], list[int]]:
+    """An image's distinct views, and the number of its view for each combination and extra pipeline."""
     distinct: list[np.ndarray] = []
     by_look: dict[bytes, list[int]] = {}  # by a row from the middle, so that few whole pictures are compared
     row = []
-    for _, view in grid.views(data):
+    views = itertools.chain((view for _, view in grid.views(data)), (pipeline.pixels(data) for pipeline in extra))
+    for view in views:
         alike = by_look.setdefault(view[len(view) // 2].tobytes(), [])
         number = next((n for n in alike if distinct[n] is view or np.array_equal(distinct[n], view)), None)
         if number is None:

@@ -124,6 +124,8 @@ def generate(
 
 
 def _check(samples: Samples, grid: Grid, shard: str, codec: str, shard_size: int, max_errors: float) -> None:
+    if grid.factors:
+        raise ImagenetSError(f"factor {grid.factors[0]!r} is for evaluate", "generate a grid without factors")
     if shard not in SUFFIXES:
         raise ImagenetSError(f"shard must be one of {', '.join(SUFFIXES)}, got {shard!r}")
     if codec not in ("webp", "png", "npy") or (shard == "npy" and codec != "npy"):

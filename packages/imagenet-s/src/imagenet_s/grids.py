@@ -19,6 +19,9 @@ from imagenet_s.orientation import exif_orientation
 from imagenet_s.pipelines import PAPER, Pipeline
 from imagenet_s.resizing import resizer, resizers
 
+FACTORS = ("nv12", "float16", "bfloat16", "int8", "ceil-mode")
+"""What SysNoise (arXiv 2307.00280) changes beside decoder and resizer, for classifiers."""
+
 PAPER_DECODERS = ("pillow", "opencv", "ffmpeg")
 PAPER_RESIZERS = (
     *(f"pillow-{name}" for name in ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")),
@@ -34,12 +37,14 @@ class Grid:
         decoders: names.
         resizers: names.
         pipeline: everything else; its own decoder and resizer do not count.
+        factors: what else deployment changes, each alone and at the reference: names of `FACTORS`.
         duplicates: (name, its stand-in) of the decoders and resizers that were left out because they give the same.
     """
 
     decoders: tuple[str, ...]
     resizers: tuple[str, ...]
     pipeline: Pipeline = PAPER
+    factors: tuple[str, ...] = ()
     duplicates: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
@@ -51,6 +56,9 @@ class Grid:
                 raise PipelineError(f"{what} name {twice[0]!r} twice")
             for name in names:
                 lookup(name)  # an unknown name is refused with those that are near
+        for name in self.factors:
+            if name not in FACTORS or self.factors.count(name) > 1:
+                raise PipelineError(f"factor {name!r} is unknown or named twice", f"factors are {', '.join(FACTORS)}")
 
     @classmethod
     def paper(cls, pipeline: Pipeline = PAPER) -> Grid:
@@ -80,7 +88,7 @@ class Grid:
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits that name what the grid does."""
-        text = json.dumps([self.decoders, self.resizers, self.pipeline.hash])
+        text = json.dumps([self.decoders, self.resizers, self.pipeline.hash, *([self.factors] if self.factors else [])])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def views(self, data: bytes) -> Iterator[tuple[str, UInt8[np.ndarray, "S S 3"]]]:

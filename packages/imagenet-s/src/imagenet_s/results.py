@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from imagenet_s.shards import BadImage
 from imagenet_s.statistics import Decomposition
 from imagenet_s.summaries import Factor, Row, Summary
 
-CHANGES = tuple(field.name for field in dataclasses.fields(statistics.LogitChange))
+CHANGES = tuple(each.name for each in dataclasses.fields(statistics.LogitChange))
 """Names of the figures that are kept for each image and combination."""
 
 
@@ -34,7 +34,7 @@ class Result:
         decoders: of the grid.
         resizers: of the grid; combination k is decoder k // len(resizers), resizer k % len(resizers).
         reference: name of the reference, "decoder/resizer".
-        predictions: class index, [combos, images].
+        predictions: class index, [combos, images]; the factors' rows follow the grid's.
         labels: class index, [images], or None when an image has none.
         images: their names.
         changes: changes of the logits against the reference by the names in CHANGES, each [combos, images].
@@ -43,6 +43,8 @@ class Result:
         versions: of the libraries that made the views.
         seed: of the bootstrap.
         complete: whether every image was evaluated.
+        factors: what else was changed, each alone and at the reference.
+        inapplicable: factors that the model has no place for, and why.
     """
 
     decoders: tuple[str, ...]
@@ -57,15 +59,17 @@ class Result:
     versions: Mapping[str, str]
     seed: int = 0
     complete: bool = True
+    factors: tuple[str, ...] = ()
+    inapplicable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the combinations."""
-        return tuple(f"{left}/{right}" for left in self.decoders for right in self.resizers)
+        """Names of the combinations, and of the factors after them."""
+        return (*(f"{left}/{right}" for left in self.decoders for right in self.resizers), *self.factors)
 
     @property
     def accuracy(self) -> dict[str, float]:
-        """Accuracy by combination, as a fraction.
+        """Accuracy by combination and factor, as a fraction.
 
         Raises:
             ImagenetSError: there are no labels.
@@ -76,30 +80,32 @@ class Result:
 
     @property
     def disagreement(self) -> dict[str, float]:
-        """Share of predictions that are not the reference's, by combination."""
+        """Share of predictions that are not the reference's, by combination and factor."""
         return self._by_name(statistics.disagreement(self.predictions, self._reference))
 
     def summary(self) -> Summary:
         """All figures of the evaluation; `print` it."""
         measured = self._measured()
-        chosen = statistics.distinct(self.pixels, keep=[self._reference])
-        together = self.predictions == (self.predictions[self._reference] if self.labels is None else self.labels)
-        rows = self._rows(chosen)
+        every = statistics.distinct(self.pixels, keep=[self._reference])
+        chosen = [index for index in every if index < len(measured)]
+        grid = self.predictions[: len(measured)]
+        together = grid == (self.predictions[self._reference] if self.labels is None else self.labels)
+        rows = self._rows(every)
         return Summary(
             n=len(self.images),
             errors=len(self.errors),
             reference=self.reference,
             measure="agreement" if self.labels is None else "accuracy",
             rows=rows,
+            combinations=len(measured),
             distinct=len(chosen),
             spread=statistics.spread(measured[chosen]),
             factors={"decoder": self._factor(decoder=True), "resizer": self._factor(decoder=False)},
             consistent=float(together.all(axis=0).mean()),
-            fooled=None
-            if self.labels is None
-            else statistics.fooled_rate(self.predictions, self.labels, self._reference),
+            fooled=None if self.labels is None else statistics.fooled_rate(grid, self.labels, self._reference),
             smallest_drop=max(row.smallest_drop for row in rows),
             complete=self.complete,
+            inapplicable=dict(self.inapplicable),
         )
 
     def decompose(self) -> Decomposition:
@@ -189,9 +195,11 @@ class Result:
         return {name: float(value) for name, value in zip(self.names, values, strict=True)}
 
     def _measured(self) -> Float64[np.ndarray, " combos"]:
+        """Accuracy, or agreement, of the grid's combinations; factors are not averaged with them."""
+        grid = self.predictions[: len(self.decoders) * len(self.resizers)]
         if self.labels is None:
-            return 1 - statistics.disagreement(self.predictions, self._reference)
-        return statistics.accuracy(self.predictions, self.labels)
+            return 1 - statistics.disagreement(grid, self._reference)
+        return statistics.accuracy(grid, self.labels)
 
     def _rows(self, chosen: list[int]) -> tuple[Row, ...]:
         names, n = self.names, len(self.images)

@@ -10,10 +10,10 @@ from imagenet_s.statistics import Spread
 
 @dataclass(frozen=True)
 class Row:
-    """One combination against the reference. Shares are fractions; what needs labels is None without them.
+    """One combination, or factor, against the reference. Shares are fractions; what needs labels is None without them.
 
     Attributes:
-        name: "decoder/resizer".
+        name: "decoder/resizer", or the factor's.
         same_as: another combination that gave every image the same pixels, or None.
         accuracy: share of images that are right.
         drop: accuracy of the reference less this one's.
@@ -63,7 +63,8 @@ class Summary:
         errors: images left out of every combination.
         reference: name of the reference.
         measure: "accuracy", or "agreement" without labels.
-        rows: one a combination, in the grid's order.
+        rows: one a combination, in the grid's order, and one a factor after them.
+        combinations: of the grid.
         distinct: how many combinations differ in their pixels; means and spreads count each once.
         spread: of the measure over the distinct combinations.
         factors: by "decoder" and "resizer".
@@ -71,6 +72,7 @@ class Summary:
         fooled: share right under the reference and wrong somewhere; None without labels.
         smallest_drop: the largest of the rows'.
         complete: whether every image was evaluated.
+        inapplicable: factors that the model has no place for, and why; they are no effect of 0.
     """
 
     n: int
@@ -78,6 +80,7 @@ class Summary:
     reference: str
     measure: str
     rows: tuple[Row, ...]
+    combinations: int
     distinct: int
     spread: Spread
     factors: Mapping[str, Factor]
@@ -85,6 +88,7 @@ class Summary:
     fooled: float | None
     smallest_drop: float
     complete: bool
+    inapplicable: Mapping[str, str]
 
     def __str__(self) -> str:
         return _text(self)
@@ -132,7 +136,7 @@ def _sentences(summary: Summary) -> list[str]:
     width = f"{100 * spread.range:.2f}"
     lines = [
         f"n = {summary.n} images; smallest detectable drop {smallest}",
-        f"{measure} over {summary.distinct} distinct of {len(summary.rows)} combinations: {mean}, range {width} points",
+        f"{measure} over {summary.distinct} distinct of {summary.combinations} combinations: {mean}, range {width} points",
     ]
     for axis, factor in summary.factors.items():
         if factor.loss is None:
@@ -149,6 +153,7 @@ def _sentences(summary: Summary) -> list[str]:
         lines.append(
             f"right under all {100 * summary.consistent:.2f} %, fooled by at least one {100 * summary.fooled:.2f} %"
         )
+    lines += [f"{name}: not applicable, {why}" for name, why in summary.inapplicable.items()]
     if summary.errors:
         lines.append(f"{summary.errors} images could not be read and are in no combination")
     if not summary.complete:
