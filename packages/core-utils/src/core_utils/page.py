@@ -96,15 +96,27 @@ def page(report: Report) -> str:
     Raises:
         UserError: jinja2 is not installed.
     """
+    functions = {"plot": _plot, "table": _table, "rerun": rerun, "unpublished": UNPUBLISHED}
+    filters = {"number": number, "measured": measured, "duration": duration, "anchor": anchor, "tail": _tail}
+    return rendered("page.html.jinja", functions, filters, report=report, pictures=_pictures(report))
+
+
+def rendered(template: str, functions: Mapping[str, Any], filters: Mapping[str, Any], **values: Any) -> str:
+    """A page made of one of this package's templates, which share one style.
+
+    Raises:
+        UserError: jinja2 is not installed.
+    """
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError:
         raise UserError("a report needs jinja2", "install core-utils[report]") from None
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=number, measured=measured, duration=duration, anchor=_anchor, tail=_tail)
-    environment.globals.update(plot=_plot, table=_table, rerun=rerun, unpublished=UNPUBLISHED)
-    source = importlib.resources.files("core_utils").joinpath("page.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(source).render(report=report, pictures=_pictures(report))
+    environment.filters.update(filters)
+    texts = importlib.resources.files("core_utils")
+    style = texts.joinpath("page.css").read_text(encoding="utf-8")
+    environment.globals.update(functions, style=style)
+    return environment.from_string(texts.joinpath(template).read_text(encoding="utf-8")).render(**values)
 
 
 def number(value: float, resolution: float | None = None) -> str:
@@ -213,15 +225,22 @@ def _pictures(report: Report) -> dict[tuple[str, str], list[Picture]]:
             size = file.stat().st_size
             fits = size <= min(PICTURE_LIMIT, left)
             left -= size if fits else 0
-            found.append(Picture(file.name, size, _data_uri(file) if fits else None))
+            found.append(Picture(file.name, size, data_uri(file.suffix, file.read_bytes()) if fits else None))
     return pictures
 
 
-def _data_uri(file: Path) -> str:
-    return f"data:{_PICTURE_TYPES[file.suffix]};base64,{base64.b64encode(file.read_bytes()).decode()}"
+def data_uri(suffix: str, content: bytes) -> str:
+    """A picture as the address of an image in a page.
+
+    Args:
+        suffix: ".png" or ".svg".
+        content: the file.
+    """
+    return f"data:{_PICTURE_TYPES[suffix]};base64,{base64.b64encode(content).decode()}"
 
 
-def _anchor(name: str) -> str:
+def anchor(name: str) -> str:
+    """A name as the end of a link."""
     return re.sub(r"[^\w.-]+", "-", name)
 
 
