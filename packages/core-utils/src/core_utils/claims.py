@@ -18,6 +18,7 @@ import numpy as np
 
 from core_utils.errors import UserError
 from core_utils.jobs import JobError, map_jobs
+from core_utils.memory import reuse_freed_memory
 from core_utils.runs import Run
 
 ENTRY_POINTS = "core_utils.claims"
@@ -294,6 +295,7 @@ def _with_nan(figures: Mapping[str, Any]) -> dict[str, float]:
 
 def _execute(job: tuple[Callable[[Trial], Mapping[str, float]], Trial]) -> dict[str, float]:
     measure, trial = job
+    reuse_freed_memory()
     trial.workdir.mkdir(parents=True, exist_ok=True)
     return {name: float(value) for name, value in measure(trial).items()}
 

@@ -43,7 +43,7 @@ def diagnose(
     a: Pipeline,
     b: Pipeline | str | Path | Mapping[str, np.ndarray],
     *,
-    batch_size: int = 64,
+    batch_size: int = 16,
     device: str = "cpu",
     seed: int = 0,
     worst: int = 8,

@@ -43,7 +43,7 @@ def evaluate(
     grid: Grid,
     *,
     reference: str,
-    batch_size: int = 64,
+    batch_size: int = 16,
     device: str = "cpu",
     workers: int = 1,
     cluster: str | None = None,
@@ -64,7 +64,7 @@ def evaluate(
         samples: image files.
         grid: the combinations.
         reference: name of the combination that the others are compared with, "decoder/resizer".
-        batch_size: views at a time.
+        batch_size: views at a time; a CPU is slower with many, since the memory of large activations is always fresh.
         device: where a torch model runs.
         workers: 1 makes the views in a thread of this process, more in processes of their own.
         cluster: address of a Dask scheduler whose workers make the views instead.

@@ -39,7 +39,7 @@ def deployed(model: Any, factor: str, calibration: Callable[[], Iterable[Tensor]
         NotApplicable: the model has no place for the factor.
     """
     if not isinstance(model, nn.Module):
-        raise NotApplicable(f"{factor} changes the inside of a torch module, and {type(model).__name__} is none")
+        raise NotApplicable(f"{factor} is not applicable: {type(model).__name__} is no torch module")
     copied = copy.deepcopy(model).eval()
     with contextlib.ExitStack() as stack:
         if factor == "int8":

@@ -39,7 +39,7 @@ def load_model(name: str, device: str = "cpu", *, weights: Path | None = None, d
             (this runs that code); or `lite0`, EfficientNet-Lite0 with its ImageNet weights, whose input is
             (x - 127) / 128.
         device: where a torch or ONNX model runs.
-        weights: state dictionary for a timm model, safetensors or PyTorch's.
+        weights: state dictionary for a torch model that is not `lite0`, safetensors or PyTorch's.
         download: let timm fetch or find in its cache the pretrained weights.
 
     Returns:
@@ -49,8 +49,10 @@ def load_model(name: str, device: str = "cpu", *, weights: Path | None = None, d
         ModelError: the name, the code behind it or the weights cannot be used; the message says what would be right.
     """
     source, colon, rest = name.partition(":")
-    if source != "timm" and (weights is not None or download):
-        raise ModelError(f"{name}: weights and download are for timm: models")
+    if download and source != "timm":
+        raise ModelError(f"{name}: download is for timm: models")
+    if weights is not None and (name == "lite0" or source == "onnx"):
+        raise ModelError(f"{name} has its own weights", "leave weights out")
     if name == "lite0":
         model: Any = _lite0()
     elif source == "timm" and rest:
@@ -59,6 +61,8 @@ def load_model(name: str, device: str = "cpu", *, weights: Path | None = None, d
         return OnnxModel(Path(rest), device)
     elif colon and source and rest:
         model = _from_factory(*name.rsplit(":", 1))
+        if weights is not None:
+            _load_state(model, weights, name)
     else:
         raise ModelError(f"no model {name!r}", "use timm:NAME, onnx:FILE, module:FN, file.py:FN or lite0")
     return model.eval().to(device) if isinstance(model, nn.Module) else model
@@ -202,11 +206,17 @@ def _timm(name: str, weights: Path | None, download: bool) -> nn.Module:
     except Exception as error:  # hubs fail in many ways
         raise ModelError(f"timm:{name} cannot be built: {_one_line(error)}") from None
     if weights is not None:
-        try:
-            model.load_state_dict(_read_state(weights))
-        except RuntimeError as error:
-            raise ModelError(f"{weights} does not fit timm:{name}: {_one_line(error, 1)}") from None
+        _load_state(model, weights, f"timm:{name}")
     return model
+
+
+def _load_state(model: Any, weights: Path, name: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{name} gives a {type(model).__name__}", "weights are for torch modules")
+    try:
+        model.load_state_dict(_read_state(weights))
+    except RuntimeError as error:
+        raise ModelError(f"{weights} does not fit {name}: {_one_line(error, 1)}") from None
 
 
 def _from_factory(place: str, name: str) -> Any:

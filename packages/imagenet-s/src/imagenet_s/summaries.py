@@ -153,7 +153,7 @@ def _sentences(summary: Summary) -> list[str]:
         lines.append(
             f"right under all {100 * summary.consistent:.2f} %, fooled by at least one {100 * summary.fooled:.2f} %"
         )
-    lines += [f"{name}: not applicable, {why}" for name, why in summary.inapplicable.items()]
+    lines += list(summary.inapplicable.values())
     if summary.errors:
         lines.append(f"{summary.errors} images could not be read and are in no combination")
     if not summary.complete:
