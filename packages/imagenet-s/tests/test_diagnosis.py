@@ -13,7 +13,8 @@ from PIL import Image
 from imagenet_s import Pipeline, Sample, SampleError, diagnose
 from imagenet_s.aliasing import antialias_findings, leakage
 from imagenet_s.diagnosis import NO_EFFECT
-from imagenet_s.models import LITE0_MEAN, LITE0_STD, load_model
+from imagenet_s.models import load_model
+from imagenet_s.presets import LITE0_MEAN, LITE0_STD
 from imagenet_s.samples import as_samples
 
 A = Pipeline(size=64)

@@ -68,8 +68,10 @@ def test_each_decoder_runs_once_for_all_resizers(counted):
 
 def test_equal_images_are_resized_once(counted, monkeypatch):
     fits = []
-    fit = Pipeline.fit
-    monkeypatch.setattr(Pipeline, "fit", lambda self, source: fits.append(self.resizer) or fit(self, source))
+    fit_all = Pipeline.fit_all
+    monkeypatch.setattr(
+        Pipeline, "fit_all", lambda self, source, names: fits.extend(names) or fit_all(self, source, names)
+    )
     grid = Grid(("copy-a", "darker", "copy-b"), ("pillow-box", "opencv-area"), SMALL)
     views = dict(grid.views(PHOTO))
     assert len(fits) == 4

@@ -9,7 +9,8 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from imagenet_s import ModelError, Pipeline
-from imagenet_s.models import LITE0_MEAN, LITE0_STD, OnnxModel, TrainModeWarning, fingerprint, load_model, serving
+from imagenet_s.models import OnnxModel, TrainModeWarning, fingerprint, load_model, serving
+from imagenet_s.presets import LITE0_MEAN, LITE0_STD
 
 BATCH = torch.linspace(0, 1, 2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
@@ -107,20 +106,15 @@ class Grid:
             shapes[left] = (decoded.shape[0], decoded.shape[1])
             _same_shapes(shapes, data)
             made = next((views for image, views in seen if np.array_equal(image, decoded)), None)
-            if made is None:
-                made = {}
-                seen.append((decoded, made))
-                source = self.pipeline.prepare(decoded, data)
-            for right in self.resizers:
-                if right not in made:
-                    made[right] = self._pipelines[right].fit(source)
-                    made[right].flags.writeable = False  # shared
-                yield f"{left}/{right}", made[right]
-
-    @functools.cached_property
-    def _pipelines(self) -> dict[str, Pipeline]:
-        """By resizer; made once, since checking 33 pipelines for each image is time that the libraries could use."""
-        return {name: dataclasses.replace(self.pipeline, resizer=name) for name in self.resizers}
+            if made is not None:
+                yield from ((f"{left}/{right}", view) for right, view in made.items())
+                continue
+            made = {}
+            seen.append((decoded, made))
+            for right, view in self.pipeline.fit_all(self.pipeline.prepare(decoded, data), self.resizers):
+                view.flags.writeable = False  # shared
+                made[right] = view
+                yield f"{left}/{right}", view
 
     def distinct(self, probes: Iterable[bytes] | None = None) -> Grid:
         """This grid without the decoders and resizers that give every probe the same pixels as an earlier one.
@@ -132,8 +126,9 @@ class Grid:
         images = [[decoder(name).decode(data) for data in files] for name in self.decoders]
         left, left_out = _first_of_each(self.decoders, [_digest(each) for each in images])
         sources = [self.pipeline.prepare(image, data) for image, data in zip(images[0], files, strict=True)]
-        views = [[self._pipelines[name].fit(each) for each in sources] for name in self.resizers]
-        right, right_out = _first_of_each(self.resizers, [_digest(each) for each in views])
+        views = [dict(self.pipeline.fit_all(each, self.resizers)) for each in sources]
+        digests = [_digest([made[name] for made in views]) for name in self.resizers]
+        right, right_out = _first_of_each(self.resizers, digests)
         return dataclasses.replace(self, decoders=left, resizers=right, duplicates=(*left_out, *right_out))
 
 

@@ -22,10 +22,6 @@ from imagenet_s.errors import ModelError
 
 Model = Callable[[Tensor], Any]
 
-LITE0_MEAN = (127 / 255,) * 3
-"""What the weights of `lite0` were trained with: (x - 127) / 128 on 0..255."""
-LITE0_STD = (128 / 255,) * 3
-
 
 class TrainModeWarning(UserWarning):
     """A model came in training mode: it is measured in evaluation mode and given back as it came."""

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from imagenet_s.colour import Nv12
 from imagenet_s.decoding import decoder
 from imagenet_s.errors import PipelineError
 from imagenet_s.orientation import exif_orientation, orient
-from imagenet_s.resizing import resizer
+from imagenet_s.resizing import resize_all, resizer
 
 Geometry = Literal["squash", "shorter-side", "shorter-side-round", "longer-side-pad"]
 Crop = Literal["center", "center-floor"]
@@ -117,6 +117,14 @@ class Pipeline:
     def fit(self, source: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "S S 3"]:
         """Resizes and crops."""
         return self._cropped(self._resized(source))
+
+    def fit_all(
+        self, source: UInt8[np.ndarray, "h w 3"], names: Iterable[str]
+    ) -> Iterator[tuple[str, UInt8[np.ndarray, "S S 3"]]]:
+        """`fit` by each of several resizers, with a single copy into Pillow."""
+        size = _target(source.shape[0], source.shape[1], self.geometry, self.resize_to)
+        for name, resized in resize_all(source, size, names):
+            yield name, self._cropped(resized)
 
     def tensor(self, pixels: UInt8[np.ndarray, "S S 3"]) -> Float[np.ndarray, "_ _ _"]:
         """Normalises and sets the precision."""

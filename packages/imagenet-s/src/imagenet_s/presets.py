@@ -21,11 +21,16 @@ _SQUARE_BY_DEFAULT = (
     "efficientnet",
 )  # families whose plain `size: 224` is a square
 
+LITE0_MEAN = (127 / 255, 127 / 255, 127 / 255)
+LITE0_STD = (128 / 255, 128 / 255, 128 / 255)
+"""What EfficientNet-Lite0 was trained with, with the mean: (x - 127) / 128 on 0..255."""
+
 PRESETS = {
     "paper": PAPER,
     # the ImageClassification preset on PIL images; resize_size is 256 for 224
     "torchvision": Pipeline(geometry="shorter-side"),
     "timm-bicubic": Pipeline(resizer="pillow-bicubic", geometry="shorter-side"),
+    "lite0": Pipeline(resizer="pillow-bicubic", mean=LITE0_MEAN, std=LITE0_STD),
     # imread, which turns by EXIF, then resize(image, (224, 224)) with its default INTER_LINEAR
     "opencv-typical": Pipeline(decoder="opencv", resizer="opencv-linear", resize_size=224, orientation="apply"),
     # vgg_preprocessing, which TF-Slim also uses for its ResNets: 256, floor of the offsets, means of 0..255 and no std
