@@ -419,7 +419,6 @@ def _warn(message: Any) -> None:
 
 def main() -> int:
     """Runs the program `imagenet-s`."""
-    warnings.showwarning = lambda message, *_, **__: _warn(message)
     jobs = {
         "list": List,
         "compare": Compare,
@@ -431,4 +430,7 @@ def main() -> int:
         "report": Report,
     }
     shared = cli.shared(claims="imagenet_s.claims:CLAIMS", benchmarks="imagenet_s")
-    return cli.main("imagenet-s", {**jobs, **shared})
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: _warn(message)
+        return cli.main("imagenet-s", {**jobs, **shared})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -136,7 +137,7 @@ class _Loss:
     config: TrainConfig
     last_label: int
 
-    def __call__(self, model: nn.Module, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+    def __call__(self, model: nn.Module, batch: Sequence[Tensor], _: int) -> Tensor:
         views, labels = batch
         if self.config.method == "worst":
             return WorstOf(self.config.views)(model, views, labels)
