@@ -16,6 +16,7 @@ import photographs
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from imagenet_s import (
     Grid,
@@ -172,6 +173,22 @@ def test_bad_files_are_named_counted_and_in_no_combination(samples, result):
         evaluate(model, mixed, GRID, reference=REFERENCE)
     with pytest.raises(SampleError, match="none of the 7 images"):
         evaluate(model, bad, GRID, reference=REFERENCE, max_errors=1.0)
+
+
+def test_images_that_are_not_plain_are_counted_and_truncated_ones_read_if_asked(samples):
+    cmyk = photographs.jpeg(Image.new("CMYK", (40, 30), (10, 20, 30, 40)))
+    cut = samples[0].data[:-40]
+    mixed = [*samples, Sample(cmyk, 0, "cmyk.jpg"), Sample(cut, 0, "cut.jpg")]
+    allowed = dataclasses.replace(GRID, pipeline=dataclasses.replace(SMALL, truncated="allow"))
+    found = evaluate(model, mixed, allowed, reference=REFERENCE)
+    assert (len(found.images), found.errors) == (38, ())
+    assert found.flags == (("cmyk.jpg", "CMYK"), ("cut.jpg", "truncated"))
+    assert "images: 1 CMYK, 1 truncated" in str(found.summary())
+    refused = evaluate(model, mixed, GRID, reference=REFERENCE, max_errors=0.1)
+    assert [(error.name, error.kind) for error in refused.errors] == [("cut.jpg", "TruncatedImageError")]
+    small = dataclasses.replace(GRID, pipeline=dataclasses.replace(SMALL, max_pixels=2000))
+    with pytest.raises(SampleError, match="are more than max_pixels=2000"):
+        evaluate(model, mixed, small, reference=REFERENCE)
 
 
 def test_what_makes_no_sense_is_refused(samples):

@@ -141,6 +141,7 @@ class _Task:
     max_errors: float
     done: dict[int, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
     errors: list[BadImage] = dataclasses.field(default_factory=list)
+    flags: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     inapplicable: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -191,6 +192,7 @@ class _Task:
             if state is not None:
                 self.done[number] = state[0]
                 self.errors += [BadImage(**each) for each in state[1]["errors"]]
+                self.flags += [(name, flag) for name, flag in state[1]["flags"]]
                 self.inapplicable |= state[1]["inapplicable"]
         self._not_too_many_errors()
 
@@ -205,6 +207,7 @@ class _Task:
     ) -> None:
         """Predicts one chunk's views and keeps what came out."""
         self.errors += chunk.errors
+        self.flags += chunk.flags
         self._not_too_many_errors()
         views = chunk.first[:, None] + chunk.index  # [images, combos], rows of the pixels
         logits = self._logits(chunk.pixels, predict, batch_size, device)[views.T]
@@ -212,7 +215,8 @@ class _Task:
         more = [self._logits(own, each, batch_size, device)[None] for each in inside.values()]
         part = self._figures(chunk, np.concatenate([logits, *more]))
         if run is not None:
-            facts = {"errors": [dataclasses.asdict(e) for e in chunk.errors], "inapplicable": self.inapplicable}
+            facts: dict[str, Any] = {"errors": [dataclasses.asdict(e) for e in chunk.errors], "flags": chunk.flags}
+            facts["inapplicable"] = self.inapplicable
             run.save_state(_name(chunk.number), part, facts)
         self.done[chunk.number] = part
 
@@ -241,6 +245,7 @@ class _Task:
             complete=self.complete,
             factors=(*self.colours, *changed),
             inapplicable=self.inapplicable,
+            flags=tuple(sorted(self.flags)),
         )
 
     def _logits(

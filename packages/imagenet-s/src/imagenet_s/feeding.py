@@ -23,8 +23,9 @@ from jaxtyping import Int64, UInt8
 
 from core_utils.jobs import map_jobs
 from imagenet_s.decoding import Decoder, decoder
-from imagenet_s.errors import ImagenetSError
+from imagenet_s.errors import DecodeError, ImagenetSError
 from imagenet_s.grids import Grid
+from imagenet_s.headers import read_header
 from imagenet_s.pipelines import Pipeline
 from imagenet_s.resizing import Resizer, resizer
 from imagenet_s.samples import Samples
@@ -72,6 +73,7 @@ class Chunk:
         first: where each image's views begin in `pixels`.
         kept: index of each image in the samples.
         errors: images left out.
+        flags: (name, what) of the kept images that are not plain: CMYK, 16-bit, truncated, ...
     """
 
     number: int
@@ -80,6 +82,7 @@ class Chunk:
     first: Int64[np.ndarray, " images"]
     kept: Int64[np.ndarray, " images"]
     errors: tuple[BadImage, ...]
+    flags: tuple[tuple[str, str], ...] = ()
 
 
 def chunks(
@@ -127,15 +130,18 @@ def make_chunk(job: ChunkJob, file: Path | None = None) -> Chunk:
         refuse_other_versions(f"chunk {job.number}", job.versions, versions(job.grid))
     pixels: list[np.ndarray] = []
     index, first, kept, errors = [], [], [], []
+    flags: list[tuple[str, str]] = []
     for position in range(len(job.samples)):
         at = job.first + position
         try:
-            distinct, row = _distinct_views(job.grid, job.extra, job.samples[position].data)
+            data = job.samples[position].data
+            distinct, row = _distinct_views(job.grid, job.extra, data)
         except Exception as error:  # one bad file never costs the run; too many are refused where they are counted
             errors.append(BadImage(at, job.samples.names[position], type(error).__name__, str(error)))
             continue
         first.append(len(pixels))
         pixels += distinct
+        flags += [(job.samples.names[position], flag) for flag in _flags(data)]
         index.append(row)
         kept.append(at)
     size, combos = job.grid.pipeline.size, len(job.grid) + len(job.extra)
@@ -151,7 +157,15 @@ def make_chunk(job: ChunkJob, file: Path | None = None) -> Chunk:
         np.array(first, np.int64),
         np.array(kept, np.int64),
         tuple(errors),
+        tuple(flags),
     )
+
+
+def _flags(data: bytes) -> tuple[str, ...]:
+    try:
+        return read_header(data).flags
+    except DecodeError:  # of a format that only a registered decoder knows
+        return ("of a format that Pillow does not know",)
 
 
 def _distinct_views(grid: Grid, extra: tuple[Pipeline, ...], data: bytes) -> tuple[list[np.ndarray], list[int]]:
@@ -300,6 +314,7 @@ def _one_by_one(job: ChunkJob, workers: int, cluster: str | None) -> Chunk:
         np.concatenate([part.first + begin for part, begin in zip(parts, begins, strict=True)]),
         np.concatenate([part.kept for part in parts]),
         tuple(error for part in parts for error in part.errors),
+        tuple(flag for part in parts for flag in part.flags),
     )
 
 

@@ -102,7 +102,7 @@ class Grid:
         seen: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
         shapes: dict[str, tuple[int, int]] = {}
         for left in self.decoders:
-            decoded = decoder(left).decode(data)
+            decoded = self.pipeline.decoded(data, left)
             shapes[left] = (decoded.shape[0], decoded.shape[1])
             _same_shapes(shapes, data)
             made = next((views for image, views in seen if np.array_equal(image, decoded)), None)
@@ -123,7 +123,7 @@ class Grid:
             probes: image files; by default small JPEGs with colours, edges and noise, in 4:4:4 and 4:2:0.
         """
         files = list(probe_files() if probes is None else probes)
-        images = [[decoder(name).decode(data) for data in files] for name in self.decoders]
+        images = [[self.pipeline.decoded(data, name) for data in files] for name in self.decoders]
         left, left_out = _first_of_each(self.decoders, [_digest(each) for each in images])
         sources = [self.pipeline.prepare(image, data) for image, data in zip(images[0], files, strict=True)]
         views = [dict(self.pipeline.fit_all(each, self.resizers)) for each in sources]

@@ -14,7 +14,6 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from imagenet_s.decoding import decoder
 from imagenet_s.errors import PipelineError
 from imagenet_s.grids import Grid
 from imagenet_s.pipelines import PAPER, Pipeline
@@ -77,7 +76,7 @@ class MixTransform:
         tensors = []
         for left, right in self.draws(index=index, epoch=epoch, count=count):
             if left not in sources:
-                sources[left] = self.pipeline.prepare(decoder(left).decode(data), data)
+                sources[left] = self.pipeline.prepare(self.pipeline.decoded(data, left), data)
             pixels = self._fitted(sources[left], right, index, epoch)
             tensors.append(self.pipeline.tensor(pixels))
         return np.stack(tensors)

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 
 from core_utils.jsonable import jsonable
 from imagenet_s.colour import Nv12
-from imagenet_s.decoding import decoder
+from imagenet_s.decoding import MAX_PIXELS, decoder
 from imagenet_s.errors import PipelineError
 from imagenet_s.orientation import exif_orientation, orient
 from imagenet_s.resizing import resize_all, resizer
@@ -30,7 +30,7 @@ LARGEST_RESIZED = 178_000_000
 """Pixels; keeping the ratio of a very long image could ask for more memory than there is."""
 
 _FIELDS = {
-    "decode": ("decoder",),
+    "decode": ("decoder", "on_nonrgb", "truncated", "max_pixels"),
     "orientation": ("orientation",),
     "colour": ("colour",),
     "resize": ("resizer", "geometry", "resize_size"),
@@ -66,6 +66,10 @@ class Pipeline:
         layout: [3, S, S] or [S, S, 3], named with their batch.
         dtype: the tensor's type.
         fill: RGB colour of padding.
+        on_nonrgb: who turns CMYK, palettes, alpha and more than 8 bits into RGB: "pillow" for every decoder alike, or
+            each library by its own rule, "native".
+        truncated: whether a file without its end is an "error", or read as far as it goes, "allow".
+        max_pixels: a file that declares more is refused before it is decoded.
     """
 
     decoder: str = "pillow"
@@ -83,6 +87,9 @@ class Pipeline:
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     dtype: Literal["float32", "float16"] = "float32"
     fill: tuple[int, int, int] = (0, 0, 0)
+    on_nonrgb: Literal["pillow", "native"] = "pillow"
+    truncated: Literal["error", "allow"] = "error"
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         _check(vars(self))
@@ -108,7 +115,13 @@ class Pipeline:
 
     def source(self, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
         """The decoded image in its orientation and colours, before its size changes; all resizers share it."""
-        return self.prepare(decoder(self.decoder).decode(data), data)
+        return self.prepare(self.decoded(data), data)
+
+    def decoded(self, data: bytes, name: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
+        """The image by the pipeline's decoder, or by that of another name under the pipeline's policies."""
+        return decoder(name or self.decoder).decode(
+            data, on_nonrgb=self.on_nonrgb, truncated=self.truncated, max_pixels=self.max_pixels
+        )
 
     def prepare(self, decoded: UInt8[np.ndarray, "h w 3"], data: bytes) -> UInt8[np.ndarray, "h2 w2 3"]:
         """Orientation and colour of an image that was decoded from `data`."""
@@ -132,7 +145,7 @@ class Pipeline:
 
     def stages(self, data: bytes) -> dict[str, np.ndarray]:
         """What each stage makes of a file: decoded, oriented, coloured, resized, cropped (uint8), normalised (float32)."""
-        decoded = decoder(self.decoder).decode(data)
+        decoded = self.decoded(data)
         oriented = self._oriented(decoded, data)
         coloured = self._coloured(oriented)
         resized = self._resized(coloured)
@@ -247,6 +260,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "channels": ("rgb", "bgr"),
     "layout": ("NCHW", "NHWC"),
     "dtype": ("float32", "float16"),
+    "on_nonrgb": ("pillow", "native"),
+    "truncated": ("error", "allow"),
 }
 
 
@@ -269,7 +284,7 @@ def stages_that_differ(a: Pipeline, b: Pipeline) -> tuple[str, ...]:
 
 def _check(values: Mapping[str, Any]) -> None:
     """Refuses values of fields that mean nothing."""
-    for name in ("size", "resize_size"):
+    for name in ("size", "resize_size", "max_pixels"):
         value = values[name]
         if name == "resize_size" and value is None:
             continue

@@ -18,16 +18,15 @@ class Renderer:
 
     def source(self, pipeline: Pipeline) -> UInt8[np.ndarray, "h w 3"]:
         """Decoded, oriented and coloured."""
-        key = (pipeline.decoder, pipeline.orientation, pipeline.colour)
+        key = _before(pipeline)
         if key not in self._sources:
             self._sources[key] = pipeline.source(self._data)
         return self._sources[key]
 
     def pixels(self, pipeline: Pipeline) -> UInt8[np.ndarray, "S S 3"]:
         """Resized and cropped, RGB."""
-        before = (pipeline.decoder, pipeline.orientation, pipeline.colour)
         key = (
-            *before,
+            *_before(pipeline),
             pipeline.resizer,
             pipeline.geometry,
             pipeline.resize_to,
@@ -43,3 +42,9 @@ class Renderer:
         """What the model sees, channels last."""
         tensor = pipeline.tensor(self.pixels(pipeline))
         return tensor.transpose(1, 2, 0) if pipeline.layout == "NCHW" else tensor
+
+
+def _before(pipeline: Pipeline) -> tuple:
+    """What decides the picture before its size changes."""
+    policies = (pipeline.on_nonrgb, pipeline.truncated, pipeline.max_pixels)
+    return pipeline.decoder, *policies, pipeline.orientation, pipeline.colour

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,7 @@ class Result:
         complete: whether every image was evaluated.
         factors: what else was changed, each alone and at the reference.
         inapplicable: factors that the model has no place for, and why.
+        flags: (name, what) of the images that are not plain JPEGs in 8-bit RGB: CMYK, 16-bit, truncated, ...
     """
 
     decoders: tuple[str, ...]
@@ -61,6 +63,7 @@ class Result:
     complete: bool = True
     factors: tuple[str, ...] = ()
     inapplicable: Mapping[str, str] = field(default_factory=dict)
+    flags: tuple[tuple[str, str], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,6 +109,7 @@ class Result:
             smallest_drop=max(row.smallest_drop for row in rows),
             complete=self.complete,
             inapplicable=dict(self.inapplicable),
+            flags=dict(Counter(what for _, what in self.flags)),
         )
 
     def decompose(self) -> Decomposition:
@@ -122,6 +126,7 @@ class Result:
             "labels": None if self.labels is None else self.labels.tolist(),
             "predictions": dict(zip(self.names, self.predictions.tolist(), strict=True)),
             "errors": self.errors,
+            "flags": self.flags,
             "versions": self.versions,
             "seed": self.seed,
         }

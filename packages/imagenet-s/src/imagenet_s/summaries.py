@@ -73,6 +73,7 @@ class Summary:
         smallest_drop: the largest of the rows'.
         complete: whether every image was evaluated.
         inapplicable: factors that the model has no place for, and why; they are no effect of 0.
+        flags: how many images are CMYK, 16-bit, truncated, ...
     """
 
     n: int
@@ -89,6 +90,7 @@ class Summary:
     smallest_drop: float
     complete: bool
     inapplicable: Mapping[str, str]
+    flags: Mapping[str, int]
 
     def __str__(self) -> str:
         return _text(self)
@@ -154,6 +156,8 @@ def _sentences(summary: Summary) -> list[str]:
             f"right under all {100 * summary.consistent:.2f} %, fooled by at least one {100 * summary.fooled:.2f} %"
         )
     lines += list(summary.inapplicable.values())
+    if summary.flags:
+        lines.append("images: " + ", ".join(f"{count} {what}" for what, count in summary.flags.items()))
     if summary.errors:
         lines.append(f"{summary.errors} images could not be read and are in no combination")
     if not summary.complete:
