@@ -70,7 +70,7 @@ class Compare(cli.Command):
             samples = FileSamples((Entry(str(file), None, str(file)) for file in self.files), "files")
         found = compare(pipeline_of(self.a), pipeline_of(self.b), samples)
         for error in found.errors:
-            self.say(f"left out: {error.message}")
+            self.say(f"left out: {error.name}: {error.message}")
         if not found.n:
             raise UserError(f"none of the {len(samples)} files can be read")
         facts = {
