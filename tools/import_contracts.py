@@ -20,11 +20,12 @@ CORE_LAYERS = (
     "__main__",
     "cli",
     "report",
+    "document",
     "page",
     "claims | bench",
     "jobs | training | spiking",
     "runs | data",
-    "files : interrupts : jsonable : settings : states",
+    "files : interrupts : jsonable : memory : settings : states",
     "errors",
 )
 FACES = ("cli", "claims")

@@ -1,5 +1,7 @@
 import pytest
 
+pytest.importorskip("jinja2")
+
 from core_utils.document import Picture, Section, document
 from core_utils.errors import UserError
 
