@@ -58,12 +58,12 @@ def joint_ctrl_ids(model: mujoco.MjModel) -> Int[np.ndarray, " joints"]:
     return np.array([_ctrl_id(model, name) for name in joint_names(model)], dtype=np.int64)
 
 
-def fan_ctrl_ids(model: mujoco.MjModel) -> Int[np.ndarray, "4"]:
+def fan_ctrl_ids(model: mujoco.MjModel) -> Int[np.ndarray, " 4"]:
     """Where `ctrl` takes the fans' throttles."""
     return np.array([_ctrl_id(model, f"{fan}_fan") for fan in FANS], dtype=np.int64)
 
 
-def fan_act_ids(model: mujoco.MjModel) -> Int[np.ndarray, "4"]:
+def fan_act_ids(model: mujoco.MjModel) -> Int[np.ndarray, " 4"]:
     """Where `act` holds the fans' states."""
     ids = [model.actuator_actadr[_actuator(model, f"{fan}_fan")] for fan in FANS]
     if min(ids) < 0:
@@ -71,12 +71,12 @@ def fan_act_ids(model: mujoco.MjModel) -> Int[np.ndarray, "4"]:
     return np.array(ids, dtype=np.int64)
 
 
-def fan_actuator_ids(model: mujoco.MjModel) -> Int[np.ndarray, "4"]:
+def fan_actuator_ids(model: mujoco.MjModel) -> Int[np.ndarray, " 4"]:
     """The fans' actuators."""
     return np.array([_actuator(model, f"{fan}_fan") for fan in FANS], dtype=np.int64)
 
 
-def fan_site_ids(model: mujoco.MjModel) -> Int[np.ndarray, "4"]:
+def fan_site_ids(model: mujoco.MjModel) -> Int[np.ndarray, " 4"]:
     """The sites along whose z axes the fans push.
 
     Raises:

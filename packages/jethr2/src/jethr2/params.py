@@ -223,8 +223,8 @@ class ControllerParams:
         ParameterError: naming the field.
     """
 
-    mode: Mode = choice("full", "A", "none", "differential", "pitch_only", "yaw_only", "full")
-    allocation: Allocation = choice("closed_form", "S", "closed_form", "qp", "pinv")
+    mode: Mode = choice("full", "A", "none", "differential", "pitch_only", "yaw_only", "full")  # noqa: RUF009 -- a Literal
+    allocation: Allocation = choice("closed_form", "S", "closed_form", "qp", "pinv")  # noqa: RUF009 -- a Literal
     control_period: float = quantity(0.002, "L", "s")
     natural_frequency: tuple[float, float, float] = quantity((6.0, 6.0, 4.0), "S", "rad/s")
     damping: float = quantity(0.8, "S", "", "at least 0")

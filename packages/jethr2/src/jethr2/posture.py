@@ -46,7 +46,7 @@ class Trim:
 
     qpos: Float[np.ndarray, " nq"]
     ctrl: Float[np.ndarray, " nu"]
-    com: Float[np.ndarray, "3"]
+    com: Float[np.ndarray, " 3"]
     inertia: Float[np.ndarray, "3 3"]
     fan_arms: Float[np.ndarray, "4 3"]
     mass: float

@@ -18,7 +18,7 @@ _ALLOWED: dict[str, Callable[[float], bool]] = {
     "at least 0": lambda value: value >= 0,
     "in [0, 1]": lambda value: 0 <= value <= 1,
     "in (0, 1]": lambda value: 0 < value <= 1,
-    "finite": lambda value: True,
+    "finite": math.isfinite,
 }
 
 
