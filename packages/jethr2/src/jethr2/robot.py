@@ -216,8 +216,8 @@ def add_servo(spec: mujoco.MjSpec, joint: str, params: RobotParams) -> None:
     import mujoco
 
     servo = spec.add_actuator(name=joint, target=joint, trntype=mujoco.mjtTrn.mjTRN_JOINT)
-    servo.set_to_position(params.joint_kp, params.joint_kv, inheritrange=True)
-    servo.inheritrange = 1.0
+    servo.set_to_position(params.joint_kp, params.joint_kv)
+    servo.inheritrange = float(spec.joint(joint).limited != 0 and bool(np.diff(spec.joint(joint).range) > 0))
     servo.forcelimited = True
     servo.forcerange = [-params.joint_force_limit, params.joint_force_limit]
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jethr2.errors import ModelError
-from jethr2.layout import FANS, SIDES, fan_actuator_ids, fan_site_ids, joint_names, pitch_chain
+from jethr2.layout import FANS, SIDES, fan_full_thrusts, fan_site_ids, joint_names, pitch_chain
 from jethr2.params import ControllerParams, ErrorParams
 from jethr2.posture import Trim
 
@@ -80,7 +80,7 @@ def fan_wrench(
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)
     sites = fan_site_ids(model)
-    thrusts = throttle * model.actuator_gainprm[fan_actuator_ids(model), 0]
+    thrusts = throttle * fan_full_thrusts(model)
     forces = thrusts[:, None] * data.site_xmat[sites].reshape(4, 3, 3)[:, :, 2]
     moments = np.cross(data.site_xpos[sites] - data.subtree_com[0], forces)
     return np.concatenate([forces.sum(axis=0), moments.sum(axis=0)])
