@@ -7,9 +7,9 @@ import sys
 import warnings
 
 import pytest
+
 from core_utils.errors import UserError
 from core_utils.settings import settings
-
 from jethr2 import ControllerParams, ErrorParams, EstimatorParams, InfeasibleThrust, ParameterError, RobotParams
 from jethr2.params import MPCParams, provenance
 
@@ -113,7 +113,7 @@ def test_a_file_sets_what_it_names_and_suggests_the_nearest_key(tmp_path):
     params = settings(RobotParams, file=file, pairs=["joint_kp=110"])
     assert (params.mass, params.fan_time_constant, params.knee_range, params.joint_kp) == (18.0, 0.2, (0.0, 2.0), 110.0)
     file.write_text("fan_time_const = 0.2\n")
-    with pytest.raises(UserError, match="fan_time_const.*did you mean 'fan_time_constant'"):
+    with pytest.raises(UserError, match=r"fan_time_const.*did you mean 'fan_time_constant'"):
         settings(RobotParams, file=file)
 
 

@@ -242,13 +242,13 @@ def test_time_must_advance(step):
 
 
 def test_a_long_time_step_is_warned_of_where_servos_are_stiff():
-    with pytest.warns(UserWarning, match="0.006 s is long for a joint_kp of 120"):
+    with pytest.warns(UserWarning, match=r"0\.006 s is long for a joint_kp of 120"):
         build_spec(RobotParams(), timestep=0.006)
     build_spec(dataclasses.replace(RobotParams(), joint_kp=60.0), timestep=0.006)
 
 
 def test_legs_that_cannot_balance_are_refused():
-    with pytest.raises(ModelError, match="no hip pitch in .* balances the robot"):
+    with pytest.raises(ModelError, match=r"no hip pitch in .* balances the robot"):
         build_spec(RobotParams(hip_pitch_range=(-0.1, 0.1)))
 
 

@@ -49,8 +49,8 @@ class LegGeometry:
 def leg_ik(
     base: Float[np.ndarray, "*batch 7"],
     sole: Float[np.ndarray, "*batch 3"],
-    yaw: Float[np.ndarray, "*batch"],
-    pitch: Float[np.ndarray, "*batch"],
+    yaw: Float[np.ndarray, "*batch"] | float,
+    pitch: Float[np.ndarray, "*batch"] | float,
     side: Side,
     geometry: LegGeometry | None = None,
 ) -> Float[np.ndarray, "*batch 5"]:
@@ -74,14 +74,16 @@ def leg_ik(
     Reference: specification, section 2.8.
     """
     geometry = _checked(side, geometry)
-    arrays = {"base": base, "sole": sole, "yaw": yaw, "pitch": pitch}
-    for name, value in arrays.items():
+    for name, value in {"base": base, "sole": sole, "yaw": yaw, "pitch": pitch}.items():
         if not np.isfinite(value).all():
             raise ParameterError(name, value, "finite")
-    rotation = _rotation(base[..., 3:])
+    batch = base.shape[:-1]
+    yaw, pitch = (np.broadcast_to(value, batch).reshape(-1) for value in (yaw, pitch))
+    base, sole = base.reshape(-1, 7), sole.reshape(-1, 3)
+    rotation = _rotation(base[:, 3:])
     toe = np.stack([np.cos(pitch) * np.cos(yaw), np.cos(pitch) * np.sin(yaw), -np.sin(pitch)], axis=-1)
-    toe = np.einsum("...ji,...j->...i", rotation, toe)
-    point = np.einsum("...ji,...j->...i", rotation, sole - base[..., :3]) - _hip(side, geometry)
+    toe = np.einsum("nji,nj->ni", rotation, toe)
+    point = np.einsum("nji,nj->ni", rotation, sole - base[:, :3]) - _hip(side, geometry)
     hip_roll, hip_yaw = _plane(toe, point)
     forward, up = _plane_axes(hip_roll, hip_yaw)
     foot_pitch = np.arctan2(-_dot(toe, up), _dot(toe, forward))
@@ -91,7 +93,8 @@ def leg_ik(
     knee = _knee(np.hypot(ankle_x, ankle_z), geometry)
     behind = np.arctan2(geometry.shank * np.sin(knee), geometry.thigh + geometry.shank * np.cos(knee))
     hip_pitch = _wrapped(np.arctan2(-ankle_x, -ankle_z) - behind)
-    return np.stack([hip_roll, hip_yaw, hip_pitch, knee, _wrapped(foot_pitch - hip_pitch - knee)], axis=-1)
+    ankle = _wrapped(foot_pitch - hip_pitch - knee)
+    return np.stack([hip_roll, hip_yaw, hip_pitch, knee, ankle], axis=-1).reshape(*batch, 5)
 
 
 def leg_fk(
@@ -106,20 +109,22 @@ def leg_fk(
         ParameterError: a quaternion of norm 0.
     """
     geometry = _checked(side, geometry)
-    hip_roll, hip_yaw, hip_pitch, knee, ankle = np.moveaxis(angles, -1, 0)
+    batch, base = base.shape[:-1], base.reshape(-1, 7)
+    hip_roll, hip_yaw, hip_pitch, knee, ankle = angles.reshape(-1, 5).T
     forward, up = _plane_axes(hip_roll, hip_yaw)
     foot_pitch = hip_pitch + knee + ankle
     along = -geometry.thigh * np.sin(hip_pitch) - geometry.shank * np.sin(hip_pitch + knee)
     above = -geometry.thigh * np.cos(hip_pitch) - geometry.shank * np.cos(hip_pitch + knee) - geometry.hip_drop
     along = along - geometry.ankle_height * np.sin(foot_pitch)
     above = above - geometry.ankle_height * np.cos(foot_pitch)
-    point = _hip(side, geometry) + along[..., None] * forward + above[..., None] * up
-    toe = np.cos(foot_pitch)[..., None] * forward - np.sin(foot_pitch)[..., None] * up
-    rotation = _rotation(base[..., 3:])
-    sole = base[..., :3] + np.einsum("...ij,...j->...i", rotation, point)
-    toe = np.einsum("...ij,...j->...i", rotation, toe)
-    yaw = np.arctan2(toe[..., 1], toe[..., 0])
-    return sole, yaw, np.arctan2(-toe[..., 2], np.hypot(toe[..., 0], toe[..., 1]))
+    point = _hip(side, geometry) + along[:, None] * forward + above[:, None] * up
+    toe = np.cos(foot_pitch)[:, None] * forward - np.sin(foot_pitch)[:, None] * up
+    rotation = _rotation(base[:, 3:])
+    sole = base[:, :3] + np.einsum("nij,nj->ni", rotation, point)
+    toe = np.einsum("nij,nj->ni", rotation, toe)
+    yaw = np.arctan2(toe[:, 1], toe[:, 0])
+    pitch = np.arctan2(-toe[:, 2], np.hypot(toe[:, 0], toe[:, 1]))
+    return sole.reshape(*batch, 3), yaw.reshape(batch), pitch.reshape(batch)
 
 
 def _checked(side: str, geometry: LegGeometry | None) -> LegGeometry:
@@ -150,11 +155,11 @@ def _plane(toe: np.ndarray, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Hip roll and yaw: the leg's plane holds the hip roll axis's point, the sole and the toe's direction."""
     normal = np.cross(toe, point)
     length = np.linalg.norm(normal, axis=-1)
-    if not (normal[..., 1] > 1e-9 * np.linalg.norm(point, axis=-1)).all():
+    if not (normal[:, 1] > 1e-9 * np.linalg.norm(point, axis=-1)).all():
         raise ParameterError("sole", point.tolist(), "below the hip, with the toe less than 90 degrees from forward")
     # The normal is (-sin yaw, cos yaw cos roll, cos yaw sin roll).
-    hip_roll = np.arctan2(normal[..., 2], normal[..., 1])
-    return hip_roll, np.arctan2(-normal[..., 0], np.sqrt(length**2 - normal[..., 0] ** 2))
+    hip_roll = np.arctan2(normal[:, 2], normal[:, 1])
+    return hip_roll, np.arctan2(-normal[:, 0], np.sqrt(length**2 - normal[:, 0] ** 2))
 
 
 def _plane_axes(hip_roll: np.ndarray, hip_yaw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -177,7 +182,7 @@ def _knee(distance: np.ndarray, geometry: LegGeometry) -> np.ndarray:
 
 
 def _dot(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return np.einsum("...i,...i->...", one, other)
+    return np.einsum("ni,ni->n", one, other)
 
 
 def _wrapped(angle: np.ndarray) -> np.ndarray:

@@ -98,7 +98,7 @@ def _add_geom(link: Element, model: mujoco.MjModel, geom: int) -> None:
 def _add_joint(robot: Element, model: mujoco.MjModel, body: int) -> None:
     import mujoco
 
-    name, parent = _body_name(model, body), _body_name(model, model.body_parentid[body])
+    name, parent = _body_name(model, body), _body_name(model, int(model.body_parentid[body]))
     if model.body_jntnum[body] == 0:
         _add_fixed(robot, name, parent, model.body_pos[body], _matrix(model.body_quat[body]))
         return
@@ -143,7 +143,7 @@ def _add_frame(robot: Element, model: mujoco.MjModel, name: str) -> None:
     inertial = ElementTree.SubElement(link, "inertial")
     ElementTree.SubElement(inertial, "mass", value="0")
     ElementTree.SubElement(inertial, "inertia", dict.fromkeys(("ixx", "ixy", "ixz", "iyy", "iyz", "izz"), "0"))
-    parent = _body_name(model, model.site_bodyid[site])
+    parent = _body_name(model, int(model.site_bodyid[site]))
     _add_fixed(robot, name, parent, model.site_pos[site], _matrix(model.site_quat[site]))
 
 
