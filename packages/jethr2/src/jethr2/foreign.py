@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from jethr2.errors import ModelError
-from jethr2.layout import FANS, IMU_SENSORS
+from jethr2.errors import InfeasibleThrust, ModelError
+from jethr2.layout import FANS, IMU_SENSORS, fan_full_thrusts
 from jethr2.params import RobotParams
 from jethr2.robot import add_fan, add_sensors, add_servo
 from jethr2.urdf import FRAMES
@@ -37,6 +38,9 @@ def load_foreign(path: Path, params: RobotParams | None = None) -> mujoco.MjMode
 
     Raises:
         ModelError: the file cannot be read, names files outside its folder, or lacks what is needed.
+
+    Warns:
+        InfeasibleThrust: the full thrust does not exceed the weight.
     """
     import mujoco
 
@@ -58,6 +62,10 @@ def load_foreign(path: Path, params: RobotParams | None = None) -> mujoco.MjMode
     except ValueError as error:
         raise ModelError(f"{path}: {' '.join(str(error).split())}") from None
     _check_compiled(path, model)
+    full, weight = fan_full_thrusts(model).sum(), model.body_subtreemass[0] * -model.opt.gravity[2]
+    if full <= weight:
+        message = f"{path}: a full thrust of {full:.2f} N cannot lift a weight of {weight:.2f} N"
+        warnings.warn(message, InfeasibleThrust, stacklevel=3)
     return model
 
 
