@@ -120,6 +120,9 @@ def test_the_biped_reads_back_from_its_own_files(written):
         ('name="left_tilt" axis', 'type="slide" name="left_tilt" axis', "joint left_tilt is no hinge"),
         ("<freejoint/>", "", "its first joint must be its root's free joint"),
         ('mass="4"', 'mass="-4"', "robot.xml"),
+        ('mass="4"', 'mass="nan"', "mass of <geom> must be finite, got 'nan'"),
+        ('pos="0 .3 0"', 'pos="0 inf 0"', "pos of <body> must be finite, got '0 inf 0'"),
+        ('range="-40 40"', 'range="40 -40"', "the range of joint left_tilt is reversed"),
         (
             '<geom type="box" size=".2 .2 .05" mass="4"/>',
             '<inertial pos="0 0 0" mass="4" diaginertia="1 1 3"/>',

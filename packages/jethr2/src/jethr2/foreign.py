@@ -91,6 +91,7 @@ def _check_files(path: Path, root: ElementTree.Element) -> None:
         file, tree = waiting.pop()
         if next(tree.iter("plugin"), None) is not None:
             raise ModelError(f"{file} asks for a plugin; plugins are not loaded")
+        _check_numbers(file, tree)
         compilers = list(tree.iter("compiler"))
         places = [compiler.get(name, "") for compiler in compilers for name in FOLDERS]
         for tag, name in _files(tree):
@@ -101,6 +102,18 @@ def _check_files(path: Path, root: ElementTree.Element) -> None:
                 if tag in ("include", "model", "attach") and target.is_file() and target not in seen:
                     seen.add(target)
                     waiting.append((target, _parse(target)))
+
+
+def _check_numbers(file: Path, tree: ElementTree.Element) -> None:
+    """MuJoCo warns of nan and goes on."""
+    for element in tree.iter():
+        for attribute, value in element.attrib.items():
+            try:
+                numbers = [float(word) for word in value.split()]
+            except ValueError:
+                continue
+            if not np.isfinite(numbers).all():
+                raise ModelError(f"{file}: {attribute} of <{element.tag}> must be finite, got {value!r}")
 
 
 def _files(tree: ElementTree.Element) -> Iterator[tuple[str, str]]:
@@ -149,6 +162,8 @@ def _check_parts(path: Path, spec: mujoco.MjSpec) -> None:
             raise ModelError(f"{path}: a joint of body {joint.parent.name or '(unnamed)'} has no name")
         if joint.type != kinds.mjJNT_HINGE:
             raise ModelError(f"{path}: joint {joint.name} is no hinge")
+        if joint.range[0] > joint.range[1]:
+            raise ModelError(f"{path}: the range of joint {joint.name} is reversed")
 
 
 def _complete(path: Path, spec: mujoco.MjSpec, params: RobotParams) -> None:
