@@ -3,10 +3,11 @@
 import importlib.util
 import sys
 
+import mujoco
 import numpy as np
 import pytest
 
-from jethr2 import JetHR2Error, ParameterError, RobotParams, crosscheck
+from jethr2 import JetHR2Error, ParameterError, RobotParams, build_spec, crosscheck, engines, takeoff_trim
 
 needs_bullet = pytest.mark.skipif(
     importlib.util.find_spec("pybullet") is None, reason="pybullet has wheels for Python 3.11 only"
@@ -29,6 +30,23 @@ def test_another_robot_converges_too():
     check = crosscheck(params, dt=(5e-4, 2.5e-4), duration=0.4)
     assert 0.9 < check.order < 1.1
     assert 1e-6 < check.max_position_error < 0.5e-3
+
+
+@needs_bullet
+def test_forces_act_at_the_fans_where_centres_of_mass_lie_beside_them():
+    """PyBullet takes places from a link's centre of mass: 1 cm would turn this robot by degrees."""
+    params = RobotParams(joint_armature=0.0, joint_damping=0.0)
+    model = build_spec(params, contact=False).compile()
+    trim = takeoff_trim(model)
+    for body in ("base", "left_foot"):
+        model.body_ipos[model.body(body).id, :2] += [0.01, -0.004]
+    mujoco.mj_setConst(model, mujoco.MjData(model))
+    bullet = engines._pybullet()
+    one = engines._fly_mujoco(model, trim, params, 2.5e-4, 1600)
+    other = engines._fly_bullet(bullet, model, trim, params, 2.5e-4, 1600)
+    assert np.linalg.norm(one.position - other.position) < 0.2e-3
+    assert engines._angle(one.quaternion, other.quaternion) < np.radians(0.05)
+    assert engines._angle(one.quaternion, np.array([1.0, 0, 0, 0])) > np.radians(1)
 
 
 @needs_bullet

@@ -108,6 +108,7 @@ def test_the_biped_reads_back_from_its_own_files(written):
         assert takeoff_trim(model).hip_pitch == pytest.approx(takeoff_trim(own).hip_pitch, abs=1e-6)
         np.testing.assert_array_equal(fan_ctrl_ids(model), fan_ctrl_ids(own))
         assert model.body_subtreemass[0] == pytest.approx(17.0, abs=1e-9)
+        assert model.nbody == 12  # the links that stand for sites are no bodies
     assert thrust_map(load_model(written(to_mjcf(RobotParams(thrust_map="quadratic"))))) == "quadratic"
 
 

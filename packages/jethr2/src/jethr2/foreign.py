@@ -138,7 +138,6 @@ def _check_inertials(path: Path, root: ElementTree.Element) -> None:
 
 def _free_urdf(spec: mujoco.MjSpec) -> None:
     """Lets the root move, and turns the links that are named as fan or IMU into sites."""
-    spec.compiler.fusestatic = False
     roots = spec.worldbody.bodies
     if len(roots) == 1 and not roots[0].joints:
         roots[0].add_freejoint(name="root")
