@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from jethr2.errors import ModelError
 
@@ -76,6 +76,23 @@ def fan_actuator_ids(model: mujoco.MjModel) -> Int[np.ndarray, " 4"]:
     return np.array([_actuator(model, f"{fan}_fan") for fan in FANS], dtype=np.int64)
 
 
+def fan_full_thrusts(model: mujoco.MjModel) -> Float[np.ndarray, " 4"]:
+    """Thrust of each fan at full throttle, N."""
+    fans = fan_actuator_ids(model)
+    return model.actuator_gainprm[fans, 0] * model.actuator_gear[fans, 2]
+
+
+def thrust_map(model: mujoco.MjModel) -> str:
+    """`linear` or `quadratic`, as the parameters that built the model had it; another robot's is linear."""
+    import mujoco
+
+    text = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_TEXT, "thrust_map")
+    if text < 0:
+        return "linear"
+    start = model.text_adr[text]
+    return bytes(model.text_data[start : start + model.text_size[text]]).rstrip(b"\0").decode()
+
+
 def fan_site_ids(model: mujoco.MjModel) -> Int[np.ndarray, " 4"]:
     """The sites along whose z axes the fans push.
 
@@ -119,16 +136,19 @@ def pitch_chain(model: mujoco.MjModel, side: str) -> tuple[str, ...]:
 
 
 def sensor_columns(model: mujoco.MjModel) -> dict[str, slice]:
-    """Columns of `sensordata` by the names of `SENSORS`.
+    """Columns of `sensordata` by the names of `SENSORS`; `touch` is empty for a robot without such sensors.
 
     Raises:
         ModelError: a sensor is missing, or the joints' sensors do not stand side by side; `load_model` adds both.
     """
+    import mujoco
+
     joints = joint_names(model)
     groups = {name.removeprefix("imu_"): [name] for name in IMU_SENSORS}
     groups["joint_pos"] = [f"{joint}_pos" for joint in joints]
     groups["joint_vel"] = [f"{joint}_vel" for joint in joints]
-    groups["touch"] = [f"{side}_touch" for side in SIDES]
+    touch = [f"{side}_touch" for side in SIDES]
+    groups["touch"] = [name for name in touch if mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_SENSOR, name) >= 0]
     return {group: _columns(model, names) for group, names in groups.items()}
 
 

@@ -12,8 +12,8 @@ from jethr2.errors import ModelError, ParameterError
 from jethr2.layout import (
     FANS,
     SIDES,
-    fan_actuator_ids,
     fan_ctrl_ids,
+    fan_full_thrusts,
     fan_site_ids,
     joint_ctrl_ids,
     joint_qpos_ids,
@@ -182,7 +182,7 @@ def _trim(model: mujoco.MjModel, data: mujoco.MjData, angles: tuple[float, float
 
 def _hover(model: mujoco.MjModel, arms: np.ndarray, axes: np.ndarray) -> np.ndarray:
     """Throttles nearest to equal ones that carry the weight without roll and pitch moment."""
-    full = model.actuator_gainprm[fan_actuator_ids(model), 0]
+    full = fan_full_thrusts(model)
     forces = axes * full[:, None]
     effects = np.vstack([forces[:, 2], np.cross(arms, forces)[:, :2].T])
     weight = model.body_subtreemass[0] * -model.opt.gravity[2]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 
 from jethr2.errors import ModelError, ParameterError
 from jethr2.layout import (
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FANS", "JOINTS", "SENSORS", "build_spec", "fan_ctrl_ids", "joint_ctrl_ids", "load_model", "to_mjcf"]
 __all__ += ["fan_effort", "sensor_columns"]
+
+Place = tuple[float, float, float]
 
 STIFF_STEP = 0.6
 """N m s/rad: a position servo's gain times the time step beyond which it is warned of (kp 120 at 5 ms)."""
@@ -98,7 +101,7 @@ def to_mjcf(params: RobotParams) -> str:
     return spec.to_xml()
 
 
-def fan_effort(throttle: np.ndarray, thrust_map: str) -> np.ndarray:
+def fan_effort(throttle: Float[np.ndarray, "*fans"], thrust_map: str) -> Float[np.ndarray, "*fans"]:
     """Share of the full thrust that a fan settles at: the model's `ctrl` for a throttle command.
 
     Args:
@@ -148,14 +151,14 @@ def _add_base(spec: mujoco.MjSpec, params: RobotParams) -> Any:
     box = base.add_geom(visual, name="base", type=kinds.mjGEOM_BOX, pos=[0, 0, params.base_height])
     box.size, box.mass = params.base_half_size, params.base_mass
     for fan, sign in zip(FANS[:2], (1, -1), strict=True):
-        place = [sign * params.fan_half_distance, 0, params.waist_fan_height]
-        size = [params.fan_radius, params.waist_fan_half_length, 0]
+        place = (sign * params.fan_half_distance, 0.0, params.waist_fan_height)
+        size = (params.fan_radius, params.waist_fan_half_length, 0.0)
         _add_duct(base, visual, fan, place, size, params.waist_fan_mass)
     base.add_site(name="imu", pos=[0, 0, params.imu_height], group=4)
     return base
 
 
-def _add_duct(body: Any, default: Any, fan: str, place: list[float], size: list[float], mass: float) -> None:
+def _add_duct(body: Any, default: Any, fan: str, place: Place, size: Place, mass: float) -> None:
     import mujoco
 
     duct = body.add_geom(default, name=f"{fan}_duct", type=mujoco.mjtGeom.mjGEOM_CYLINDER, pos=place, size=size)
@@ -192,8 +195,8 @@ def _add_leg(spec: mujoco.MjSpec, base: Any, params: RobotParams, side: str, sig
     ):
         capsule = body.add_geom(visual, type=kinds.mjGEOM_CAPSULE, fromto=[0, 0, 0, 0, 0, -length], mass=mass)
         capsule.size[0] = radius
-    size = [params.fan_radius, params.foot_fan_half_length, 0]
-    _add_duct(foot, visual, side, [0, 0, -params.foot_fan_drop], size, params.foot_mass)
+    size = (params.fan_radius, params.foot_fan_half_length, 0.0)
+    _add_duct(foot, visual, side, (0.0, 0.0, -params.foot_fan_drop), size, params.foot_mass)
     sole = foot.add_geom(collision, name=f"{side}_sole", type=kinds.mjGEOM_BOX, mass=0.0)
     sole.size = [params.toe_length, params.sole_half_width, params.sole_half_thickness]
     sole.pos = [0, 0, params.sole_half_thickness - params.ankle_height]
@@ -216,8 +219,8 @@ def add_servo(spec: mujoco.MjSpec, joint: str, params: RobotParams) -> None:
     import mujoco
 
     servo = spec.add_actuator(name=joint, target=joint, trntype=mujoco.mjtTrn.mjTRN_JOINT)
-    servo.set_to_position(params.joint_kp, params.joint_kv, inheritrange=True)
-    servo.inheritrange = 1.0
+    servo.set_to_position(params.joint_kp, params.joint_kv)
+    servo.inheritrange = float(spec.joint(joint).limited != 0 and bool(np.diff(spec.joint(joint).range) > 0))
     servo.forcelimited = True
     servo.forcerange = [-params.joint_force_limit, params.joint_force_limit]
 
