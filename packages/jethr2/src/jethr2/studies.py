@@ -1,0 +1,489 @@
+"""Many trials: the same errors and the same noise for every mode, trial by trial (section 7).
+
+A trial's errors and noise follow from the seed and its index alone, and trials do not share arithmetic, so a study has
+the same bits for any number of threads, processes and chunks, and however often it was interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from core_utils import interrupts
+from core_utils.files import atomic_file
+from core_utils.jobs import map_jobs
+from core_utils.jsonable import dumps
+from core_utils.runs import Run
+from jethr2.control import Controller
+from jethr2.errors import JetHR2Error, ParameterError
+from jethr2.estimation import noise_keys
+from jethr2.layout import joint_names
+from jethr2.metrics import FIGURES, Criteria, Metrics
+from jethr2.params import ControllerParams, ErrorParams, EstimatorParams, Mode, RobotParams
+from jethr2.perturbations import Errors, sample_errors
+from jethr2.posture import takeoff_trim
+from jethr2.results import StudyResult
+from jethr2.robot import load_model
+from jethr2.simulation import fly
+
+ALL: tuple[Mode, ...] = typing.get_args(Mode)
+"""All modes, in the order of section 7."""
+
+CHUNK = 256
+"""Trials that are finished and saved together."""
+
+PART = 64
+"""Trials that one thread flies at a time: models and states stay in its cache, and calls cost little beside them."""
+
+BASELINE = "differential_tuned"
+"""Name of the case that stands for differential thrust at its best."""
+
+TUNING_SEED = 100
+"""Of the trials on which the baseline is tuned; no study of the claims uses it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What decides every bit of a study's results.
+
+    Attributes:
+        n: trials of each case.
+        cases: control laws by name.
+        robot: parameters, or the file of another robot.
+        estimator: how attitude is known, and the sensors' noise.
+        errors: standard deviations, or the digest of a given table.
+        error_scale: multiplies all errors.
+        seed: of errors and noise.
+        duration: s.
+        criteria: when a take-off is a success.
+        mujoco: its version.
+        source: digest of the robot's file.
+    """
+
+    n: int
+    cases: Mapping[str, ControllerParams]
+    robot: RobotParams | str
+    estimator: EstimatorParams
+    errors: ErrorParams | str
+    error_scale: float
+    seed: int
+    duration: float
+    criteria: Criteria
+    mujoco: str
+    source: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Of everything, for files that must belong to it."""
+        return hashlib.sha256(json.dumps(json.loads(dumps(self)), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Some trials of one case; can be sent to another process.
+
+    Attributes:
+        study: they belong to.
+        case: name of the control law.
+        trials: their indices.
+        errors: of these trials, where the study was given a table.
+        nthread: threads that fly them.
+    """
+
+    study: Study
+    case: str
+    trials: Int[np.ndarray, " n"]
+    errors: Errors | None = field(default=None)
+    nthread: int = 1
+
+    @property
+    def name(self) -> str:
+        """Of its file, without suffix."""
+        return f"{self.case}-{self.trials[0]:07d}-{self.trials[-1]:07d}"
+
+
+def monte_carlo(
+    n: int = 256,
+    modes: Sequence[str] = ALL,
+    error_scale: float = 1.0,
+    seed: int = 0,
+    nthread: int | None = None,
+    out: str | Path | None = None,
+    resume: bool = True,
+    backend: Literal["mujoco"] = "mujoco",
+    *,
+    robot: RobotParams | str | Path | None = None,
+    controller: ControllerParams | None = None,
+    cases: Mapping[str, ControllerParams] | None = None,
+    estimator: EstimatorParams | None = None,
+    errors: ErrorParams | Errors | None = None,
+    duration: float = 3.0,
+    criteria: Criteria | None = None,
+    chunk: int = CHUNK,
+    workers: int = 1,
+    cluster: str | None = None,
+    overwrite: bool = False,
+    on_chunk: Callable[[int, int], Any] | None = None,
+) -> StudyResult:
+    """Flies n trials in every mode; every mode meets the same errors and the same noise.
+
+    Args:
+        n: trials.
+        modes: of the controller, all five by default.
+        error_scale: multiplies all errors.
+        seed: of errors and noise.
+        nthread: threads in each process; all cores by default.
+        out: folder of the run: chunks of finished trials, `result.json`. None keeps nothing on disk.
+        resume: go on with an unfinished run of the same study in `out`.
+        backend: `mujoco`.
+        robot: parameters, or a file for `load_model`.
+        controller: of which each mode is a variant.
+        cases: further control laws by name.
+        estimator: how attitude is known, and the sensors' noise.
+        errors: standard deviations, or the errors themselves, one row per trial.
+        duration: s.
+        criteria: when a take-off is a success.
+        chunk: trials that are finished and saved together.
+        workers: processes.
+        cluster: address of a Dask scheduler, whose workers then fly the chunks.
+        overwrite: remove what lies in `out` and start anew.
+        on_chunk: called with the numbers of finished and of all trials, after each chunk.
+
+    Returns:
+        Figures of every trial, and the table, intervals and tests made of them.
+
+    Raises:
+        ParameterError: naming what means nothing.
+        RunError: `out` holds something else, or another study.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the chunk in work was saved.
+    """
+    _check_counts(n=n, chunk=chunk, workers=workers, nthread=1 if nthread is None else nthread)
+    if backend != "mujoco":
+        raise ParameterError("backend", backend, "mujoco")
+    controller = controller or ControllerParams()
+    laws = {mode: dataclasses.replace(controller, mode=mode) for mode in modes} | dict(cases or {})
+    if not laws:
+        raise ParameterError("modes", tuple(modes), f"some of {', '.join(ALL)}")
+    study = _study(n, laws, robot, estimator, errors, error_scale, seed, duration, criteria)
+    table = errors if isinstance(errors, Errors) else None
+    threads = nthread or len(os.sched_getaffinity(0))
+    if out is None:
+        done: dict[str, dict[int, np.ndarray]] = {case: {} for case in laws}
+        _fly_missing(study, table, done, None, chunk, threads, workers, cluster, on_chunk)
+        return _gathered(study, done)
+    with Run.open(out, study, resume=resume, overwrite=overwrite) as run:
+        done = _read_chunks(study, run.path)
+        if not run.finished:
+            _fly_missing(study, table, done, run, chunk, threads, workers, cluster, on_chunk)
+            run.finish(_gathered(study, done).summary())
+        return _gathered(study, done)
+
+
+def ablate(
+    n: int = 128,
+    seed: int = 0,
+    *,
+    baseline_tuned: bool = False,
+    out: str | Path | None = None,
+    controller: ControllerParams | None = None,
+    **options: Any,
+) -> StudyResult:
+    """The five modes of section 7, and with `baseline_tuned` differential thrust at its best.
+
+    Args:
+        n: trials.
+        seed: of errors and noise; tuning has trials of its own.
+        baseline_tuned: add the case `differential_tuned`, see `tune_baseline`.
+        out: folder of the run; that of the tuning lies beside it.
+        controller: of which each mode is a variant.
+        options: of `monte_carlo`.
+
+    Returns:
+        As `monte_carlo`.
+    """
+    cases = {}
+    if baseline_tuned:
+        folder = None if out is None else Path(f"{out}-tuning")
+        kept = {name: value for name, value in options.items() if name not in ("modes", "cases", "on_chunk")}
+        cases[BASELINE] = tune_baseline(controller=controller, out=folder, **kept)
+    return monte_carlo(n, seed=seed, out=out, controller=controller, cases=cases, **options)
+
+
+def tune_baseline(
+    n: int = 64,
+    seed: int = TUNING_SEED,
+    *,
+    natural_frequencies: Sequence[float] = (4.0, 6.0, 8.0, 10.0),
+    throttles: Sequence[float] = (0.90, 0.95, 1.0),
+    controller: ControllerParams | None = None,
+    **options: Any,
+) -> ControllerParams:
+    """Looks on a small grid for the gains and the collective with which differential thrust stops the dive best.
+
+    Args:
+        n: trials of each.
+        seed: of these trials; another than those of the study that the result enters.
+        natural_frequencies: of roll and pitch, rad/s.
+        throttles: collective; below 1 it leaves room for differences.
+        controller: everything else.
+        options: of `monte_carlo`.
+
+    Returns:
+        The law with most trials that reach the goal without a dive, yaw ignored; among equals the highest median.
+    """
+    controller = dataclasses.replace(controller or ControllerParams(), mode="differential")
+    cases = {
+        f"wn{frequency:g}-u{throttle:g}": dataclasses.replace(
+            controller, natural_frequency=(frequency, frequency, controller.natural_frequency[2]), u0=throttle
+        )
+        for frequency in natural_frequencies
+        for throttle in throttles
+    }
+    result = monte_carlo(n, (), seed=seed, cases=cases, **options)
+
+    def merit(case: str) -> tuple[int, float]:
+        return int(result.upright(case).sum()), float(np.median(result.metrics[case].max_height))
+
+    return cases[max(cases, key=merit)]
+
+
+def sweep(
+    parameter: str,
+    values: Iterable[float],
+    *,
+    modes: Sequence[str] = ("full", "differential"),
+    n: int = 48,
+    seed: int = 3,
+    robot: RobotParams | None = None,
+    controller: ControllerParams | None = None,
+    out: str | Path | None = None,
+    **options: Any,
+) -> dict[float, StudyResult]:
+    """One study per value of a parameter; all of them meet the same draws.
+
+    Args:
+        parameter: a number of `RobotParams` (`thrust_to_weight`, `fan_time_constant`) or `ControllerParams`, or
+            `error_scale`.
+        values: of it.
+        modes: of the controller.
+        n: trials of each.
+        seed: of errors and noise.
+        robot: everything else.
+        controller: everything else.
+        out: folder in which each value has a run of its own.
+        options: of `monte_carlo`.
+
+    Returns:
+        The studies by value.
+
+    Raises:
+        ParameterError: an unknown parameter, or a value that it cannot take.
+    """
+    robot, controller = robot or RobotParams(), controller or ControllerParams()
+    results = {}
+    for value in values:
+        settings = dict(options)
+        here, law = robot, controller
+        if parameter == "error_scale":
+            settings["error_scale"] = value
+        elif parameter in RobotParams.__dataclass_fields__:
+            here = dataclasses.replace(robot, **{parameter: value})
+        elif parameter in ControllerParams.__dataclass_fields__:
+            law = dataclasses.replace(controller, **{parameter: value})
+        else:
+            raise _unknown_parameter(parameter)
+        folder = None if out is None else Path(out) / f"{parameter}={value:g}"
+        results[value] = monte_carlo(n, modes, seed=seed, robot=here, controller=law, out=folder, **settings)
+    if not results:
+        raise ParameterError("values", "none", "at least one")
+    return results
+
+
+def fly_chunk(chunk: Chunk) -> np.ndarray:
+    """Flies a chunk, in parts on as many threads as it names, and returns its figures, [trials, figures]."""
+    study = chunk.study
+    model = load_model(study.robot)
+    trim = takeoff_trim(model)
+    errors = chunk.errors
+    if errors is None:
+        params = typing.cast(ErrorParams, study.errors)
+        draws = {"params": params, "seed": study.seed, "scale": study.error_scale, "joints": joint_names(model)}
+        errors = sample_errors(len(chunk.trials), first=int(chunk.trials[0]), **draws)  # type: ignore[arg-type]
+    keys = noise_keys(study.seed, chunk.trials.tolist())
+    size = min(PART, -(-len(chunk.trials) // chunk.nthread))
+    parts = [slice(first, first + size) for first in range(0, len(chunk.trials), size)]
+
+    def one(part: slice) -> np.ndarray:
+        pilot = Controller(model, trim, study.cases[chunk.case], study.estimator)
+        return fly(model, trim, pilot, errors[part], keys[part], study.duration, study.criteria)
+
+    if chunk.nthread == 1:
+        tracks = [one(part) for part in parts]
+    else:
+        with ThreadPoolExecutor(chunk.nthread) as pool:
+            tracks = list(pool.map(one, parts))
+    metrics = Metrics.from_tracks(np.concatenate(tracks))
+    return np.column_stack([getattr(metrics, name) for name in FIGURES])
+
+
+def _study(
+    n: int,
+    cases: Mapping[str, ControllerParams],
+    robot: RobotParams | str | Path | None,
+    estimator: EstimatorParams | None,
+    errors: ErrorParams | Errors | None,
+    error_scale: float,
+    seed: int,
+    duration: float,
+    criteria: Criteria | None,
+) -> Study:
+    import mujoco
+
+    robot = RobotParams() if robot is None else robot
+    source = ""
+    if not isinstance(robot, RobotParams):
+        robot = str(robot)
+        load_model(robot)
+        source = hashlib.sha256(Path(robot).read_bytes()).hexdigest()
+    described: ErrorParams | str
+    if isinstance(errors, Errors):
+        if len(errors) != n:
+            raise ParameterError("errors", f"{len(errors)} rows", f"{n} rows, one per trial")
+        if error_scale != 1:
+            raise ParameterError("error_scale", error_scale, "1 where the errors themselves are given")
+        described = hashlib.sha256(errors.table.tobytes()).hexdigest()
+    else:
+        described = errors or ErrorParams()
+    sample_errors(1, described if isinstance(described, ErrorParams) else None, seed=seed, scale=error_scale)
+    return Study(
+        n=n,
+        cases=cases,
+        robot=robot,
+        estimator=estimator or EstimatorParams(),
+        errors=described,
+        error_scale=float(error_scale),
+        seed=seed,
+        duration=float(duration),
+        criteria=criteria or Criteria(),
+        mujoco=mujoco.__version__,
+        source=source,
+    )
+
+
+def _fly_missing(
+    study: Study,
+    table: Errors | None,
+    done: dict[str, dict[int, np.ndarray]],
+    run: Run | None,
+    size: int,
+    nthread: int,
+    workers: int,
+    cluster: str | None,
+    on_chunk: Callable[[int, int], Any] | None,
+) -> None:
+    """Flies and saves what is not done yet; a signal ends it after the chunk in work."""
+    chunks = {chunk.name: chunk for chunk in _missing(study, table, done, size, nthread)}
+    with interrupts.deferred() as stopping:
+        for name, figures in _flown(chunks, workers, cluster):
+            chunk = chunks[name]
+            if run is not None:
+                _write_chunk(run.path / "chunks" / f"{name}.npz", chunk, figures)
+                run.log(chunk=name, trials=len(chunk.trials))
+            done[chunk.case].update(zip(chunk.trials.tolist(), figures, strict=True))
+            if on_chunk is not None:
+                on_chunk(sum(map(len, done.values())), study.n * len(study.cases))
+            if stopping():
+                if run is not None:
+                    run.write("partial.json", _gathered(study, done).summary())
+                break
+
+
+def _flown(
+    chunks: Mapping[str, Chunk], workers: int, cluster: str | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    if workers == 1 and cluster is None:
+        for name, chunk in chunks.items():
+            yield name, fly_chunk(chunk)
+        return
+    threads = max(chunk.nthread for chunk in chunks.values()) if chunks else 1
+    for result in map_jobs(fly_chunk, chunks, workers=workers, cluster=cluster, progress=False, threads=threads):
+        if result.error is not None:
+            raise JetHR2Error(f"the trials {result.key} failed: {result.error}")
+        yield result.key, result.value
+
+
+def _missing(
+    study: Study, table: Errors | None, done: Mapping[str, Mapping[int, np.ndarray]], size: int, nthread: int
+) -> Iterator[Chunk]:
+    """Runs of consecutive trials that are not done, of at most `size`."""
+    for case in study.cases:
+        todo = np.array([trial for trial in range(study.n) if trial not in done[case]], np.int64)
+        for stretch in np.split(todo, np.flatnonzero(np.diff(todo) > 1) + 1):
+            for first in range(0, len(stretch), size):
+                trials = stretch[first : first + size]
+                yield Chunk(
+                    study=study,
+                    case=case,
+                    trials=trials,
+                    errors=None if table is None else table[trials],
+                    nthread=nthread,
+                )
+
+
+def _write_chunk(path: Path, chunk: Chunk, figures: np.ndarray) -> None:
+    with atomic_file(path) as file:
+        np.savez(file, study=chunk.study.digest, case=chunk.case, trials=chunk.trials, figures=figures)
+
+
+def _read_chunks(study: Study, folder: Path) -> dict[str, dict[int, np.ndarray]]:
+    """Figures by case and trial.
+
+    Raises:
+        JetHR2Error: a chunk is damaged or belongs to another study.
+    """
+    done: dict[str, dict[int, np.ndarray]] = {case: {} for case in study.cases}
+    for path in sorted((folder / "chunks").glob("*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                digest, case, trials, figures = (file[name] for name in ("study", "case", "trials", "figures"))
+        except Exception as error:  # zipfile, NumPy and a missing array each complain in their own way
+            raise JetHR2Error(f"{path} is damaged: {error}", "remove it, and its trials are flown again") from None
+        if str(digest) != study.digest:
+            raise JetHR2Error(f"{path} belongs to another study", "remove it, and its trials are flown again")
+        done[str(case)].update(zip(trials.tolist(), figures, strict=True))
+    return done
+
+
+def _gathered(study: Study, done: Mapping[str, Mapping[int, np.ndarray]]) -> StudyResult:
+    """The result of the trials that are done in every case, so that all comparisons stay paired."""
+    common = sorted(set.intersection(*(set(figures) for figures in done.values())))
+    metrics = {}
+    for case in study.cases:
+        rows = np.array([done[case][trial] for trial in common]).reshape(len(common), len(FIGURES))
+        metrics[case] = Metrics(**{name: rows[:, k].copy() for k, name in enumerate(FIGURES)})
+    return StudyResult(metrics, study.criteria, study.seed, study.error_scale, np.array(common, np.int64), study.n)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ParameterError(name, value, "a whole number of at least 1")
+
+
+def _unknown_parameter(name: str) -> ParameterError:
+    import difflib
+
+    known = ["error_scale", *RobotParams.__dataclass_fields__, *ControllerParams.__dataclass_fields__]
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    return ParameterError("parameter", name, f"a parameter of robot or controller (did you mean {nearest!r}?)")
