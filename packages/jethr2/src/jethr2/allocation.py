@@ -146,7 +146,7 @@ def allocation_plan(arms: Float[np.ndarray, "4 3"], limits: AllocationLimits, me
             raise ParameterError(name, value, f"one of {', '.join(known)}")
     if arms.shape != (4, 3) or not np.isfinite(arms).all():
         raise ParameterError("arms", arms.tolist(), "four finite vectors: front, back, left, right")
-    plan = np.zeros((), PLAN)
+    plan = np.zeros(1, PLAN)[0]
     plan["method"], plan["mode"] = METHODS.index(method), MODES.index(mode)
     plan["max_thrust"] = limits.fan_max_thrust
     for name in ("foot_angle_sym", "foot_angle_diff", "differential_limit", "thrust_floor"):
@@ -155,7 +155,7 @@ def allocation_plan(arms: Float[np.ndarray, "4 3"], limits: AllocationLimits, me
     plan["half_track"] = (arms[2, 1] - arms[3, 1]) / 2
     plan["half_waist"] = (arms[0, 0] - arms[1, 0]) / 2
     _fill_programme(plan, arms, limits, mode)
-    return plan[()]
+    return plan
 
 
 def limits_of(params: ControllerParams, fan_max_thrust: float) -> AllocationLimits:
@@ -169,7 +169,7 @@ def limits_of(params: ControllerParams, fan_max_thrust: float) -> AllocationLimi
     )
 
 
-def _fill_programme(plan: np.ndarray, arms: np.ndarray, limits: AllocationLimits, mode: str) -> None:
+def _fill_programme(plan: np.void, arms: np.ndarray, limits: AllocationLimits, mode: str) -> None:
     """Matrices and box of the quadratic programme |W (A x - w)|^2 + c |x|^2 over the variables that the mode has."""
     (fx, fy, _), (bx, by, _), (lx, ly, lz), (rx, ry, rz) = arms
     effect = np.array(
@@ -261,7 +261,11 @@ def _closed_form(plan, fz, mx, my, mz, foot_thrust, throttle, angle):
         sym = -my / (2 * thrust * plan.drop)
     if mode in (YAW_ONLY, FULL):
         diff = -mz / (2 * thrust * plan.half_track)
-    saturated = abs(roll) > limit, abs(pitch) > limit or abs(sym) > plan.foot_angle_sym, abs(diff) > plan.foot_angle_diff
+    saturated = (
+        abs(roll) > limit,
+        abs(pitch) > limit or abs(sym) > plan.foot_angle_sym,
+        abs(diff) > plan.foot_angle_diff,
+    )
     roll, pitch = min(max(roll, -limit), limit), min(max(pitch, -limit), limit)
     sym = min(max(sym, -plan.foot_angle_sym), plan.foot_angle_sym)
     diff = min(max(diff, -plan.foot_angle_diff), plan.foot_angle_diff)

@@ -12,7 +12,15 @@ from jethr2.allocation import allocation_plan, limits_of
 from jethr2.errors import ParameterError
 from jethr2.estimation import ESTIMATE, estimator_constants, fresh_estimates
 from jethr2.law import LAW, MEMORY, control_rows
-from jethr2.layout import SIDES, fan_actuator_ids, fan_ctrl_ids, joint_ctrl_ids, joint_names, pitch_chain, sensor_columns
+from jethr2.layout import (
+    SIDES,
+    fan_actuator_ids,
+    fan_ctrl_ids,
+    joint_ctrl_ids,
+    joint_names,
+    pitch_chain,
+    sensor_columns,
+)
 from jethr2.mpc import Programme, programme
 from jethr2.params import ControllerParams, EstimatorParams
 from jethr2.posture import Trim
@@ -146,7 +154,7 @@ class Controller:
 
 def law_of(model: mujoco.MjModel, trim: Trim, params: ControllerParams) -> np.void:
     """Gains, limits and places as one record of the type `law.LAW`."""
-    law = np.zeros((), LAW)
+    law = np.zeros(1, LAW)[0]
     inertia, wn = np.diag(trim.inertia), np.array(params.natural_frequency)
     law["kp"] = inertia * wn**2
     law["kd"] = 2 * params.damping * wn * inertia
@@ -170,7 +178,7 @@ def law_of(model: mujoco.MjModel, trim: Trim, params: ControllerParams) -> np.vo
     law["fans"] = fan_ctrl_ids(model)
     _place_ankles(law, model, trim, params)
     substeps(model, params.control_period)
-    return law[()]
+    return law
 
 
 def substeps(model: mujoco.MjModel, period: float) -> int:
@@ -208,7 +216,7 @@ def thrust_map(model: mujoco.MjModel) -> str:
     return model.text_data[start : start + model.text_size[text] - 1].decode()
 
 
-def _place_ankles(law: np.ndarray, model: mujoco.MjModel, trim: Trim, params: ControllerParams) -> None:
+def _place_ankles(law: np.void, model: mujoco.MjModel, trim: Trim, params: ControllerParams) -> None:
     """The last pitch joint before each foot's fan, which turns its thrust, and the range of it."""
     places = dict(zip(joint_names(model), joint_ctrl_ids(model), strict=True))
     for foot, side in enumerate(SIDES):
@@ -221,4 +229,6 @@ def _place_ankles(law: np.ndarray, model: mujoco.MjModel, trim: Trim, params: Co
             angle = getattr(params, field)
             if not low <= rest - angle <= rest + angle <= high:
                 room = min(rest - low, high - rest)
-                raise ParameterError(field, angle, f"at most the {room:.4g} rad that {name} has left beside its posture")
+                raise ParameterError(
+                    field, angle, f"at most the {room:.4g} rad that {name} has left beside its posture"
+                )

@@ -41,9 +41,17 @@ ESTIMATOR = np.dtype(
 """`EstimatorParams` for compiled code."""
 
 ESTIMATE = np.dtype(
-    [("quat", "f8", 4), ("bias", "f8", 3), ("rate", "f8", 3), ("started", "i8"), ("key", "u8"), ("tick", "i8")]
+    [
+        ("quat", "f8", 4),
+        ("bias", "f8", 3),
+        ("rate", "f8", 3),
+        ("started", "i8"),
+        ("levelled", "i8"),
+        ("key", "u8"),
+        ("tick", "i8"),
+    ]
 )
-"""One trial's estimate. `key` is that of its noise, 0: none; `tick` counts the samples that had noise."""
+"""One trial's estimate. `started` and `levelled` say whether a rate and an attitude are known; `key` is that of its noise, 0: none; `tick` counts the samples that had noise."""
 
 _BIAS_COUNTER = 1 << 60
 
@@ -131,7 +139,7 @@ class AttitudeEstimator:
 
         Args:
             mask: which robots start anew.
-            attitude: from where `mahony` starts; without it, from the first accelerometer reading, yaw 0.
+            attitude: from where `mahony` starts; without it, from the first accelerometer reading of 1 g, yaw 0.
         """
         if attitude is not None:
             self._expect(len(attitude))
@@ -139,7 +147,7 @@ class AttitudeEstimator:
         fresh = self._fresh(len(self.state))
         if attitude is not None:
             fresh["quat"] = attitude / np.linalg.norm(attitude, axis=1, keepdims=True)
-            fresh["started"] = 1
+            fresh["levelled"] = 1
         self.state[chosen] = fresh[chosen]
 
     def zero(self, gyro: Float[np.ndarray, "samples n 3"]) -> None:
@@ -165,12 +173,12 @@ class AttitudeEstimator:
 
 def estimator_constants(params: EstimatorParams, mode: str, gravity: float) -> np.void:
     """The parameters as one record of the type ESTIMATOR."""
-    record = np.zeros((), ESTIMATOR)
+    record = np.zeros(1, ESTIMATOR)[0]
     for name in ESTIMATOR.names or ():
         if name not in ("mode", "gravity"):
             record[name] = getattr(params, name)
     record["mode"], record["gravity"] = MODES.index(mode), gravity
-    return record[()]
+    return record
 
 
 def fresh_estimates(keys: np.ndarray) -> np.ndarray:
@@ -244,11 +252,13 @@ def estimate(c, s, gyro, accel, truth, thrust_on, yaw, dt):
 def _mahony(c, s, gyro, accel, thrust_on, yaw, dt):
     """Complementary filter on quaternions, corrected towards the accelerometer's up where that means anything."""
     strength = math.sqrt(accel[0] ** 2 + accel[1] ** 2 + accel[2] ** 2)
-    if s.started == 0:
-        if strength > 0:
-            _level(s.quat, accel, strength)
-        return
     quiet = abs(strength / c.gravity - 1) < c.gate
+    if s.levelled == 0:
+        # A reading far from 1 g, as in the moment before the soles touch the ground, has no up in it.
+        if quiet:
+            _level(s.quat, accel, strength)
+            s.levelled = 1
+        return
     up_x, up_y, up_z = upright(s.quat)
     e_x, e_y, e_z = 0.0, 0.0, 0.0
     if strength > 0 and (not thrust_on or quiet or c.gated == 0):

@@ -145,7 +145,9 @@ def box_qp(H, g, low, high, x):
             x[place[k]] += length * step[k]
         if blocking >= 0:
             x[blocking] = min(max(x[blocking], low[blocking]), high[blocking])
-            x[blocking] = high[blocking] if high[blocking] - x[blocking] < x[blocking] - low[blocking] else low[blocking]
+            x[blocking] = (
+                high[blocking] if high[blocking] - x[blocking] < x[blocking] - low[blocking] else low[blocking]
+            )
             free[blocking] = False
             continue
         for i in range(n):

@@ -105,6 +105,11 @@ def control_rows(law, plan, estimator, programme, rest, times, sensors, memory, 
         quat[3] = row[law.quat + 3]
         if e.key != 0:
             add_noise(estimator, e, gyro, accel, quat)
+        if m.started == 0:
+            # The attitude of the standing robot is known: it was at rest before the fans were started.
+            for k in range(4):
+                e.quat[k] = row[law.quat + k]
+            e.levelled = 1
         ramp = min(times[i] / law.ramp, 1.0) if law.ramp > 0 else 1.0
         estimate(estimator, e, gyro, accel, quat, ramp > 0, math.nan, law.period)
         if m.started == 0:

@@ -182,10 +182,10 @@ def observe_commands(tracks, ctrl, rest, fans, ankles, lift_lost, saturated):
 @typing.no_type_check
 def _finite(values):
     """Whether all are numbers that MuJoCo itself would accept."""
+    bad = 0
     for value in values:
-        if not abs(value) < LARGEST:
-            return False
-    return True
+        bad += not abs(value) < LARGEST
+    return bad == 0
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

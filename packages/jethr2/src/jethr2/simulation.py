@@ -196,7 +196,11 @@ class Trajectory:
             with np.load(path, allow_pickle=False) as file:
                 content = dict(file)
             figures = {name.removeprefix("metric_"): content.pop(name) for name in list(content) if "metric_" in name}
-            return cls({name: value for name, value in content.items() if name != "dt"}, Metrics(**figures), float(content["dt"]))
+            return cls(
+                {name: value for name, value in content.items() if name != "dt"},
+                Metrics(**figures),
+                float(content["dt"]),
+            )
         except Exception as error:  # zipfile, NumPy and a missing array each complain in their own way
             raise JetHR2Error(f"{path} is no trajectory of this package: {error}") from None
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -37,11 +37,15 @@ from jethr2.results import StudyResult
 from jethr2.robot import load_model
 from jethr2.simulation import fly
 
+Params = TypeVar("Params", RobotParams, ControllerParams)
+
 ALL: tuple[Mode, ...] = typing.get_args(Mode)
 """All modes, in the order of section 7."""
 
 CHUNK = 256
 """Trials that are finished and saved together."""
+
+__all__ = ["ALL", "Chunk", "Study", "StudyResult", "ablate", "fly_chunk", "monte_carlo", "sweep", "tune_baseline"]
 
 PART = 64
 """Trials that one thread flies at a time: models and states stay in its cache, and calls cost little beside them."""
@@ -172,7 +176,7 @@ def monte_carlo(
     if backend != "mujoco":
         raise ParameterError("backend", backend, "mujoco")
     controller = controller or ControllerParams()
-    laws = {mode: dataclasses.replace(controller, mode=mode) for mode in modes} | dict(cases or {})
+    laws = {mode: _changed(controller, "mode", mode) for mode in modes} | dict(cases or {})
     if not laws:
         raise ParameterError("modes", tuple(modes), f"some of {', '.join(ALL)}")
     study = _study(n, laws, robot, estimator, errors, error_scale, seed, duration, criteria)
@@ -298,9 +302,9 @@ def sweep(
         if parameter == "error_scale":
             settings["error_scale"] = value
         elif parameter in RobotParams.__dataclass_fields__:
-            here = dataclasses.replace(robot, **{parameter: value})
+            here = _changed(robot, parameter, value)
         elif parameter in ControllerParams.__dataclass_fields__:
-            law = dataclasses.replace(controller, **{parameter: value})
+            law = _changed(controller, parameter, value)
         else:
             raise _unknown_parameter(parameter)
         folder = None if out is None else Path(out) / f"{parameter}={value:g}"
@@ -409,9 +413,7 @@ def _fly_missing(
                 break
 
 
-def _flown(
-    chunks: Mapping[str, Chunk], workers: int, cluster: str | None
-) -> Iterator[tuple[str, np.ndarray]]:
+def _flown(chunks: Mapping[str, Chunk], workers: int, cluster: str | None) -> Iterator[tuple[str, np.ndarray]]:
     if workers == 1 and cluster is None:
         for name, chunk in chunks.items():
             yield name, fly_chunk(chunk)
@@ -473,6 +475,11 @@ def _gathered(study: Study, done: Mapping[str, Mapping[int, np.ndarray]]) -> Stu
         rows = np.array([done[case][trial] for trial in common]).reshape(len(common), len(FIGURES))
         metrics[case] = Metrics(**{name: rows[:, k].copy() for k, name in enumerate(FIGURES)})
     return StudyResult(metrics, study.criteria, study.seed, study.error_scale, np.array(common, np.int64), study.n)
+
+
+def _changed(params: Params, name: str, value: Any) -> Params:
+    changes: Any = {name: value}
+    return dataclasses.replace(params, **changes)
 
 
 def _check_counts(**counts: int) -> None:
