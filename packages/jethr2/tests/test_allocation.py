@@ -11,7 +11,9 @@ from jethr2.errors import ParameterError
 FULL = 49.05
 LIMITS = AllocationLimits(fan_max_thrust=FULL)
 # The specification's example (section 10), and the same with what the closed form neglects taken away.
-ARMS = np.array([[0.13968, 0, 0.08434], [-0.16032, 0, 0.08434], [0.01032, 0.1168, -0.41033], [0.01032, -0.1168, -0.41033]])
+ARMS = np.array(
+    [[0.13968, 0, 0.08434], [-0.16032, 0, 0.08434], [0.01032, 0.1168, -0.41033], [0.01032, -0.1168, -0.41033]]
+)
 PLAIN = np.array([[0.15, 0, 0.0], [-0.15, 0, 0.0], [0.0, 0.1168, -0.41033], [0.0, -0.1168, -0.41033]])
 
 moderate = st.tuples(st.floats(60, 150), st.floats(-1, 1), st.floats(-1, 1), st.floats(-0.3, 0.3))

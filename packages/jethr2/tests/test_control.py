@@ -24,7 +24,13 @@ class Plain:
 
     def __init__(self, trim, mode="full"):
         self.trim, self.mode = trim, mode
-        self.integral, self.frozen, self.rate, self.fans, self.height = np.zeros(3), [False] * 3, None, np.zeros(4), None
+        self.integral, self.frozen, self.rate, self.fans, self.height = (
+            np.zeros(3),
+            [False] * 3,
+            None,
+            np.zeros(4),
+            None,
+        )
 
     def step(self, t, sensors):
         quat, rate, z = sensors[SENSORS["quat"]], sensors[SENSORS["gyro"]], sensors[SENSORS["pos"]][2]

@@ -36,7 +36,9 @@ def test_the_plan_is_the_cheapest_by_a_general_optimiser():
     p = MPCParams(state_weights=(0.0, 10.0, 50.0, 1.0))
     x, reference = np.array([0.1, 0.4, -0.06, 0.1]), np.array([0.0, 0.2, 0.02, 0.0])
     bounds = [p.fan_range, p.fan_range, p.force_range] * p.horizon
-    best = minimize(rolled_out, np.tile([20.0, 20, 0], 5), (x, reference, p), bounds=bounds, method="L-BFGS-B", tol=1e-14)
+    best = minimize(
+        rolled_out, np.tile([20.0, 20, 0], 5), (x, reference, p), bounds=bounds, method="L-BFGS-B", tol=1e-14
+    )
     np.testing.assert_allclose(PitchMPC(p).first_move(x, reference), best.x[:3], atol=0.02)
 
 

@@ -2,8 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from jethr2 import ControllerParams, ErrorParams, ParameterError, RobotParams, a
 from jethr2.errors import JetHR2Error
 from jethr2.metrics import FIGURES
 from jethr2.perturbations import sample_errors
-from jethr2.studies import ALL, BASELINE, fly_chunk, tune_baseline
+from jethr2.studies import ALL, BASELINE, tune_baseline
 
 SHORT = {"modes": ("none", "full"), "duration": 0.6}
 
@@ -55,7 +53,9 @@ def test_an_interrupted_study_goes_on_to_the_same_bits_in_other_chunks(whole, tm
     ]
     assert (tmp_path / "run" / "partial.json").is_file()
     flown = []
-    result = monte_carlo(7, **SHORT, out=tmp_path / "run", chunk=3, nthread=2, on_chunk=lambda done, _: flown.append(done))
+    result = monte_carlo(
+        7, **SHORT, out=tmp_path / "run", chunk=3, nthread=2, on_chunk=lambda done, _: flown.append(done)
+    )
     assert bits(result) == whole
     assert flown == [7, 10, 13, 14]
     again = monte_carlo(7, **SHORT, out=tmp_path / "run", on_chunk=lambda *_: pytest.fail("nothing is left to fly"))
@@ -240,13 +240,3 @@ def test_joint_errors_cause_the_spin_and_mass_errors_the_dive():
     for result, shares in ((mass, (0.02, 0.89, 0.98, 0.19, 1.0)), (joints, (0.0, 0.22, 0.22, 0.11, 1.0))):
         for mode, share in zip(ALL, shares, strict=True):
             assert result.success(mode).mean() == pytest.approx(share, abs=0.17), mode
-
-
-def test_chunks_know_their_files():
-    from jethr2.studies import Chunk
-
-    assert callable(fly_chunk)
-    chunk = Chunk(study=None, case="full", trials=np.arange(256, 512))  # type: ignore[arg-type]
-    assert chunk.name == "full-0000256-0000511"
-    assert Path(chunk.name).name == chunk.name
-    assert time.monotonic() > 0

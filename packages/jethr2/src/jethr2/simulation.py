@@ -152,8 +152,9 @@ class Trajectory:
 
     Attributes:
         arrays: by name, one row per control period and the start: `time` s, `qpos`, `qvel`, `fan` (states of front,
-            back, left, right), `ctrl` (the commands from then on; the last row repeats), `lift_lost` N, `saturated`
-            (roll, pitch, yaw), `estimate` (attitude that the controller believes; the true one for other pilots).
+            back, left, right); and what the controller made of it, whose last row repeats the one before: `ctrl` (the
+            commands from then on), `lift_lost` N, `saturated` (roll, pitch, yaw), `estimate` (the attitude that it
+            believes; the true one for other pilots).
         figures: of the flight, one row.
         dt: control period, s.
     """
@@ -193,7 +194,7 @@ class Trajectory:
             JetHR2Error: the file is missing, damaged or holds something else.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 content = dict(file)
             figures = {name.removeprefix("metric_"): content.pop(name) for name in list(content) if "metric_" in name}
             return cls(

@@ -7,6 +7,7 @@ the same bits for any number of threads, processes and chunks, and however often
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -37,6 +38,8 @@ from jethr2.results import StudyResult
 from jethr2.robot import load_model
 from jethr2.simulation import fly
 
+__all__ = ["ALL", "Chunk", "Study", "StudyResult", "ablate", "fly_chunk", "monte_carlo", "sweep", "tune_baseline"]
+
 Params = TypeVar("Params", RobotParams, ControllerParams)
 
 ALL: tuple[Mode, ...] = typing.get_args(Mode)
@@ -44,8 +47,6 @@ ALL: tuple[Mode, ...] = typing.get_args(Mode)
 
 CHUNK = 256
 """Trials that are finished and saved together."""
-
-__all__ = ["ALL", "Chunk", "Study", "StudyResult", "ablate", "fly_chunk", "monte_carlo", "sweep", "tune_baseline"]
 
 PART = 64
 """Trials that one thread flies at a time: models and states stay in its cache, and calls cost little beside them."""
@@ -125,7 +126,7 @@ def monte_carlo(
     nthread: int | None = None,
     out: str | Path | None = None,
     resume: bool = True,
-    backend: Literal["mujoco"] = "mujoco",
+    backend: str = "mujoco",
     *,
     robot: RobotParams | str | Path | None = None,
     controller: ControllerParams | None = None,
@@ -176,6 +177,10 @@ def monte_carlo(
     if backend != "mujoco":
         raise ParameterError("backend", backend, "mujoco")
     controller = controller or ControllerParams()
+    for mode in modes:
+        if mode not in ALL:
+            nearest = difflib.get_close_matches(mode, ALL, n=1, cutoff=0.0)[0]
+            raise ParameterError("modes", mode, f"one of {', '.join(ALL)} (did you mean {nearest!r}?)")
     laws = {mode: _changed(controller, "mode", mode) for mode in modes} | dict(cases or {})
     if not laws:
         raise ParameterError("modes", tuple(modes), f"some of {', '.join(ALL)}")
@@ -457,7 +462,7 @@ def _read_chunks(study: Study, folder: Path) -> dict[str, dict[int, np.ndarray]]
     done: dict[str, dict[int, np.ndarray]] = {case: {} for case in study.cases}
     for path in sorted((folder / "chunks").glob("*.npz")):
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 digest, case, trials, figures = (file[name] for name in ("study", "case", "trials", "figures"))
         except Exception as error:  # zipfile, NumPy and a missing array each complain in their own way
             raise JetHR2Error(f"{path} is damaged: {error}", "remove it, and its trials are flown again") from None
@@ -489,8 +494,6 @@ def _check_counts(**counts: int) -> None:
 
 
 def _unknown_parameter(name: str) -> ParameterError:
-    import difflib
-
     known = ["error_scale", *RobotParams.__dataclass_fields__, *ControllerParams.__dataclass_fields__]
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
     return ParameterError("parameter", name, f"a parameter of robot or controller (did you mean {nearest!r}?)")
