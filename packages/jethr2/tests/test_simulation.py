@@ -112,7 +112,7 @@ def test_a_flight_that_diverges_alone_is_an_error_with_its_time():
         if one.time >= 0.1:
             one.sensors[0, 0] = np.nan
 
-    with pytest.raises(SimulationDiverged, match="diverged at 0.100 s") as caught:
+    with pytest.raises(SimulationDiverged, match=r"diverged at 0\.100 s") as caught:
         flown(duration=0.3, on_step=poke)
     assert caught.value.time == pytest.approx(0.1)
 
@@ -239,7 +239,7 @@ def test_a_file_that_is_no_trajectory_is_named(tmp_path):
 
 
 def test_what_cannot_be_flown_is_refused():
-    model, trim = robot()
+    model, _ = robot()
     with pytest.raises(ParameterError, match="duration"):
         flown(duration=0.0)
     with pytest.raises(ParameterError, match="those of one trial"):

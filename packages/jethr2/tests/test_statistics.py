@@ -8,7 +8,7 @@ from jethr2.errors import ParameterError
 
 
 def test_wilson_bounds_are_those_of_the_specification_and_of_its_formula():
-    low, high = statistics.wilson(127, 128)
+    low, _ = statistics.wilson(127, 128)
     assert low == pytest.approx(0.9570, abs=1e-4)
     # By hand, n = 10, 5 successes: centre 0.5, half width z sqrt(0.025 + z^2 / 400) / (1 + z^2 / 10) with z = 1.96.
     np.testing.assert_allclose(statistics.wilson(5, 10), (0.2366, 0.7634), atol=1e-4)

@@ -3,7 +3,6 @@ import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from core_utils.runs import RunError
@@ -87,9 +86,9 @@ def test_a_killed_process_loses_no_finished_chunk(whole, tmp_path, number):
 
 def test_a_folder_of_another_study_is_refused_by_what_differs(tmp_path):
     monte_carlo(2, ("full",), duration=0.1, out=tmp_path / "run")
-    with pytest.raises(RunError, match="error_scale is 1.0 there, 2.0 here"):
+    with pytest.raises(RunError, match=r"error_scale is 1\.0 there, 2\.0 here"):
         monte_carlo(2, ("full",), 2.0, duration=0.1, out=tmp_path / "run")
-    with pytest.raises(RunError, match="cases.full.damping is 0.8 there, 0.7 here"):
+    with pytest.raises(RunError, match=r"cases\.full\.damping is 0\.8 there, 0\.7 here"):
         monte_carlo(2, ("full",), duration=0.1, out=tmp_path / "run", controller=ControllerParams(damping=0.7))
     assert monte_carlo(2, ("full",), 2.0, duration=0.1, out=tmp_path / "run", overwrite=True).complete
 

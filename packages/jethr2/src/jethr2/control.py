@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt64
 
 from jethr2.allocation import allocation_plan, limits_of
-from jethr2.errors import ParameterError
+from jethr2.errors import ModelError, ParameterError
 from jethr2.estimation import ESTIMATE, estimator_constants, fresh_estimates
 from jethr2.law import LAW, MEMORY, control_rows
 from jethr2.layout import (
@@ -205,6 +205,18 @@ def fan_lag(model: mujoco.MjModel) -> float:
     return float(np.where(model.actuator_dyntype[fans] == 0, 0.0, model.actuator_dynprm[fans, 0]).mean())
 
 
+def ankle_joint(model: mujoco.MjModel, side: str) -> str:
+    """Name of the last hinge before a foot's fan that turns it about the body's y axis.
+
+    Raises:
+        ModelError: there is none.
+    """
+    chain = pitch_chain(model, side)
+    if not chain:
+        raise ModelError(f"no joint turns {side}_fan about the body's y axis, so its thrust cannot be vectored")
+    return chain[-1]
+
+
 def thrust_map(model: mujoco.MjModel) -> str:
     """How throttle becomes thrust: `linear`, unless the model's text says `quadratic`."""
     import mujoco
@@ -220,7 +232,7 @@ def _place_ankles(law: np.void, model: mujoco.MjModel, trim: Trim, params: Contr
     """The last pitch joint before each foot's fan, which turns its thrust, and the range of it."""
     places = dict(zip(joint_names(model), joint_ctrl_ids(model), strict=True))
     for foot, side in enumerate(SIDES):
-        name = pitch_chain(model, side)[-1]
+        name = ankle_joint(model, side)
         joint = model.joint(name)
         low, high = joint.range if model.jnt_limited[joint.id] else (-math.inf, math.inf)
         law["ankles"][foot], law["ankle_low"][foot], law["ankle_high"][foot] = places[name], low, high

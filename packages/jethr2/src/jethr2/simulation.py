@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numba
 import numpy as np
 from jaxtyping import Float
 
-from core_utils.files import atomic_file, write_atomically
-from jethr2.control import Controller, substeps, thrust_map
-from jethr2.errors import JetHR2Error, ParameterError, SimulationDiverged
+from jethr2.control import Controller, ankle_joint, substeps, thrust_map
+from jethr2.errors import ParameterError, SimulationDiverged
 from jethr2.estimation import noise_keys
-from jethr2.layout import fan_act_ids, fan_ctrl_ids, joint_ctrl_ids, joint_names, pitch_chain
+from jethr2.layout import SIDES, fan_act_ids, fan_ctrl_ids, joint_ctrl_ids, joint_names
 from jethr2.metrics import Criteria, Metrics, fresh_tracks, observe_commands, observe_states
 from jethr2.perturbations import Errors, no_errors, perturbed_models
 from jethr2.posture import Trim, takeoff_trim
+from jethr2.trajectory import Trajectory
+
+__all__ = ["Flight", "Pilot", "Trajectory", "fly", "simulate"]
 
 if TYPE_CHECKING:
     import mujoco
@@ -85,7 +83,7 @@ class Flight:
         self._rest, self._zero = np.array(rest), np.ascontiguousarray(joint_zero)
         self._joints, self._fans = joint_ctrl_ids(model), fan_ctrl_ids(model)
         places = dict(zip(joint_names(model), self._joints, strict=True))
-        self._ankles = np.array([places[pitch_chain(model, side)[-1]] for side in ("left", "right")])
+        self._ankles = np.array([places[ankle_joint(model, side)] for side in SIDES])
         self._quadratic = thrust_map(model) == "quadratic"
         self.time, self._periods = 0.0, 0
         size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS.value)
@@ -144,79 +142,6 @@ class Flight:
             mujoco.mj_forward(model, self._data)
             self.sensors[trial] = self._data.sensordata
             mujoco.mj_getState(model, self._data, self.state[trial], mujoco.mjtState.mjSTATE_FULLPHYSICS.value)
-
-
-@dataclass(frozen=True, eq=False)
-class Trajectory:
-    """One flight.
-
-    Attributes:
-        arrays: by name, one row per control period and the start: `time` s, `qpos`, `qvel`, `fan` (states of front,
-            back, left, right); and what the controller made of it, whose last row repeats the one before: `ctrl` (the
-            commands from then on), `lift_lost` N, `saturated` (roll, pitch, yaw), `estimate` (the attitude that it
-            believes; the true one for other pilots).
-        figures: of the flight, one row.
-        dt: control period, s.
-    """
-
-    arrays: Mapping[str, np.ndarray]
-    figures: Metrics
-    dt: float
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.arrays[name]
-
-    def metrics(self) -> dict[str, float]:
-        """Peaks, times and efforts by name, see `Metrics`; and whether it is a success."""
-        values = {name: float(value[0]) for name, value in vars(self.figures).items()}
-        return {**values, "success": float(self.figures.success()[0]), "upright": float(self.figures.upright()[0])}
-
-    @property
-    def angles(self) -> Float[np.ndarray, "rows 3"]:
-        """Roll, pitch, yaw (z-y-x, yaw unwrapped), rad."""
-        w, x, y, z = self.arrays["qpos"][:, 3:7].T
-        roll = np.arctan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y))
-        pitch = np.arcsin(np.clip(2 * (w * y - x * z), -1, 1))
-        yaw = np.unwrap(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
-        return np.stack([roll, pitch, yaw], axis=1)
-
-    def to_npz(self, path: str | Path) -> None:
-        """Writes everything; `from_npz` reads it."""
-        with atomic_file(Path(path)) as file:
-            figures = {f"metric_{name}": value for name, value in vars(self.figures).items()}
-            np.savez_compressed(file, **self.arrays, **figures, dt=self.dt)  # type: ignore[arg-type]
-
-    @classmethod
-    def from_npz(cls, path: str | Path) -> Trajectory:
-        """Reads what `to_npz` wrote.
-
-        Raises:
-            JetHR2Error: the file is missing, damaged or holds something else.
-        """
-        try:
-            with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                content = dict(file)
-            figures = {name.removeprefix("metric_"): content.pop(name) for name in list(content) if "metric_" in name}
-            return cls(
-                {name: value for name, value in content.items() if name != "dt"},
-                Metrics(**figures),
-                float(content["dt"]),
-            )
-        except Exception as error:  # zipfile, NumPy and a missing array each complain in their own way
-            raise JetHR2Error(f"{path} is no trajectory of this package: {error}") from None
-
-    def to_csv(self, path: str | Path) -> None:
-        """Writes one line per row: time, then every other array's columns by name and number."""
-        names, blocks = [], []
-        for name, values in self.arrays.items():
-            block = values.reshape(len(values), -1)
-            names += [name] if values.ndim == 1 else [f"{name}_{k}" for k in range(block.shape[1])]
-            blocks.append(block)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows([[repr(float(value)) for value in row] for row in np.hstack(blocks)])
-        write_atomically(Path(path), text.getvalue())
 
 
 def simulate(
