@@ -48,7 +48,7 @@ class Plain:
 
     def allocate(self, ramp, moment):
         full, (front, back, left, _) = 49.05, self.trim.fan_arms
-        thrust = max(full * self.fans[2:].mean(), 0.3 * full)
+        thrust = max(full * self.fans[2:].mean(), ControllerParams().thrust_floor * full)
         wanted = [moment[0] / (2 * left[1] * full), moment[1] / ((front - back)[0] * full)]
         sym, diff = -moment[1] / (2 * thrust * -left[2]), -moment[2] / (2 * thrust * left[1])
         uses_sym, uses_diff = self.mode in ("full", "pitch_only"), self.mode in ("full", "yaw_only")

@@ -232,6 +232,16 @@ def test_the_ablation_of_section_7_holds():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("scale", "full"), [(2.0, 80), (3.0, 26)])
+def test_larger_errors_find_the_limit_of_the_feet(scale, full):
+    # Section 7, of 128; with the prototype's fixed vectoring gain. Three standard errors of two binomial draws.
+    result = monte_carlo(128, error_scale=scale, controller=ControllerParams(thrust_floor=1.0))
+    counts = {row.case: row.success for row in result.table()}
+    assert counts["full"] == pytest.approx(full, abs=23)
+    assert max(count for case, count in counts.items() if case != "full") < 20
+
+
+@pytest.mark.slow
 def test_joint_errors_cause_the_spin_and_mass_errors_the_dive():
     # Section 7, by source, 64 trials; success shares of none, differential, pitch_only, yaw_only, full.
     mass = monte_carlo(64, errors=ErrorParams(joint_zero_sd=0.0, fan_gain_sd=0.0))
