@@ -138,6 +138,11 @@ def test_bad_numbers_and_names_are_refused_by_name():
         allocate(w, ARMS, LIMITS, "magic")
     with pytest.raises(ParameterError, match="w must be finite"):
         allocate(w * np.nan, ARMS, LIMITS)
+    with pytest.raises(ParameterError, match="feet's fans below the centre of mass"):
+        allocate(w, ARMS * [1, 1, 0], LIMITS)
+    assert np.abs(allocate(w, ARMS * [1, 1, 0], LIMITS, "qp")[2]).max() < 0.01
+    with pytest.raises(ParameterError, match="the left foot's fan to the left"):
+        allocate(w, ARMS[[0, 1, 3, 2]], LIMITS)
     with pytest.raises(ParameterError, match="fan_max_thrust"):
         AllocationLimits(fan_max_thrust=0.0)
     with pytest.raises(ParameterError, match="foot_angle_sym"):

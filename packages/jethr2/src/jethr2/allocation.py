@@ -154,6 +154,13 @@ def allocation_plan(arms: Float[np.ndarray, "4 3"], limits: AllocationLimits, me
     plan["drop"] = -arms[2:, 2].mean()
     plan["half_track"] = (arms[2, 1] - arms[3, 1]) / 2
     plan["half_waist"] = (arms[0, 0] - arms[1, 0]) / 2
+    for name, length, where in (
+        ("drop", plan["drop"], "the feet's fans below the centre of mass"),
+        ("half_track", plan["half_track"], "the left foot's fan to the left of the right one's"),
+        ("half_waist", plan["half_waist"], "the front fan before the back one"),
+    ):
+        if method == "closed_form" and not (length > 0 or (name == "drop" and mode in ("none", "differential"))):
+            raise ParameterError("arms", arms.tolist(), f"with {where} for closed_form; qp does without")
     _fill_programme(plan, arms, limits, mode)
     return plan
 
