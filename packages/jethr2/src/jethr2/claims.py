@@ -42,9 +42,7 @@ def take_offs(trial: Trial) -> dict[str, float]:
 
     n = FULL_N if trial.full else N
     # One thread: the claims' own processes are the parallelism.
-    result = monte_carlo(
-        n, seed=trial.seed, nthread=1, out=trial.workdir / "study", cases={BASELINE: tuned_baseline()}
-    )
+    result = monte_carlo(n, seed=trial.seed, nthread=1, out=trial.workdir / "study", cases={BASELINE: tuned_baseline()})
     figures: dict[str, float] = {"n": n}
     for row in result.table():
         facts = dataclasses.asdict(row)
