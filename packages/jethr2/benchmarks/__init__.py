@@ -79,7 +79,7 @@ def array_loop(trials: int) -> Callable[[], object]:
 
 def scalar_loop(trials: int) -> Callable[[], object]:
     """Each robot by itself: `mj_step` and the law with floats, no noise."""
-    return _loop(trials, lambda trim, trial: ScalarLaw(trim))
+    return _loop(trials, lambda trim, _: ScalarLaw(trim))
 
 
 def _loop(trials: int, law_of: Callable[[Any, int], Any]) -> Callable[[], object]:
