@@ -48,7 +48,42 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = [
+    "AllocationLimits",
+    "AttitudeEstimator",
+    "Controller",
+    "ControllerParams",
+    "CrossCheck",
+    "ErrorParams",
+    "EstimatorParams",
+    "InfeasibleThrust",
+    "JetHR2Error",
+    "LegGeometry",
+    "ModelError",
+    "ParameterError",
+    "PitchMPC",
+    "ReachError",
+    "RobotParams",
+    "SimulationDiverged",
+    "StudyResult",
+    "Trajectory",
+    "Trim",
+    "ablate",
+    "allocate",
+    "authority",
+    "build_spec",
+    "crosscheck",
+    "leg_fk",
+    "leg_ik",
+    "linearize",
+    "load_model",
+    "monte_carlo",
+    "register",
+    "simulate",
+    "sweep",
+    "takeoff_trim",
+    "to_urdf",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -59,4 +94,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return list(__all__)
+    return __all__

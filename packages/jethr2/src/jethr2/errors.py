@@ -52,5 +52,5 @@ class SimulationDiverged(JetHR2Error):  # noqa: N818 -- the specification's name
         self.time = time
 
 
-class InfeasibleThrust(UserWarning):  # noqa: N818 -- the specification's name
+class InfeasibleThrust(UserWarning):
     """The thrust is not more than the weight: the robot cannot lift."""
