@@ -142,7 +142,7 @@ def test_a_sweep_has_a_row_per_value_and_mode(facts, program):
         (value, mode) for value in (0.9, 1.1, 1.3) for mode in ("full", "differential")
     ]
     heights = [row["height_median"] for row in rows if row["case"] == "full"]
-    assert heights[0] < 0.01 < heights[1] < heights[2]
+    assert heights[0] < 0.02 < heights[1] < heights[2]  # the legs stretch even where the thrust is too small
     code, out, _ = program("sweep", "--parameter", "u0=0.9,1", "--n", 1, "--duration", 0.1, "--out", "u0", "--quiet")
     assert code == 0
     assert "reaches 1 m" in out
