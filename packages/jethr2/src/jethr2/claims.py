@@ -43,11 +43,13 @@ def take_offs(trial: Trial) -> dict[str, float]:
     n = FULL_N if trial.full else N
     # One thread: the claims' own processes are the parallelism.
     result = monte_carlo(n, seed=trial.seed, nthread=1, out=trial.workdir / "study", cases={BASELINE: tuned_baseline()})
-    figures: dict[str, float] = {"n": n}
+    figures: dict[str, float] = {"n": float(n)}
     for row in result.table():
         facts = dataclasses.asdict(row)
         # A median time is NaN where no trial reaches the goal.
-        figures |= {f"{row.case}_{k}": v for k, v in facts.items() if k not in ("case", "n") and math.isfinite(v)}
+        figures |= {
+            f"{row.case}_{k}": float(v) for k, v in facts.items() if k not in ("case", "n") and math.isfinite(v)
+        }
     for other in ("differential", BASELINE, "none"):
         figures |= _comparison(result, "full", other)
     yaw = {case: float(np.median(metrics.peak_yaw)) for case, metrics in result.metrics.items()}
@@ -79,8 +81,8 @@ def _comparison(result: StudyResult, one: str, other: str) -> dict[str, float]:
             name: found.difference,
             f"{name}_low": found.low,
             f"{name}_high": found.high,
-            f"{name}_only_first": found.only_first,
-            f"{name}_only_second": found.only_second,
+            f"{name}_only_first": float(found.only_first),
+            f"{name}_only_second": float(found.only_second),
             f"{name}_p": found.p_value,
         }
     return figures

@@ -545,9 +545,11 @@ def _group(tables: Any) -> Any:
 
 
 def _study_tables(study: StudyResult, comparisons: list[dict[str, Any]], criteria: dict[str, bool]) -> Any:
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    against = Table("full against", "criteria", "only full", "only the other", "exact p", "difference [95 %]")
+    against = Table(
+        Column("full against", no_wrap=True), "criteria", "only full", "only the other", "exact p", "difference [95 %]"
+    )
     for row in comparisons:
         interval = f"{row['difference']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         counts = str(row["only_first"]), str(row["only_second"])
@@ -562,10 +564,14 @@ def _study_tables(study: StudyResult, comparisons: list[dict[str, Any]], criteri
 
 def _study_table(study: StudyResult) -> Any:
     """Section 7's table; both counts of successes stand side by side."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     titles = ("success [95 %]", "yaw ignored [95 %]", "tilt med/p95", "yaw med/p95", "yaw rate", "max height", "t(1 m)")
-    table = Table("mode", *titles, title=f"{len(study.trials)} trials, error scale {study.error_scale:g}, deg, m, s")
+    table = Table(
+        Column("mode", no_wrap=True),
+        *titles,
+        title=f"{len(study.trials)} trials, error scale {study.error_scale:g}, deg, m, s",
+    )
     for row in study.table():
         time = "" if math.isnan(row.time_median) else f"{row.time_median:.2f}"
         table.add_row(
@@ -582,9 +588,9 @@ def _study_table(study: StudyResult) -> Any:
 
 
 def _sweep_table(name: str, studies: dict[float, StudyResult]) -> Any:
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(name, "mode", "success", "yaw ignored", "reaches 1 m", "yaw med deg", "max height m")
+    table = Table(name, Column("mode", no_wrap=True), "all", "yaw ignored", "reach 1 m", "yaw deg", "height m")
     for value, study in studies.items():
         for row in study.table():
             counts = (f"{count}/{row.n}" for count in (row.success, row.upright, row.reached))
