@@ -38,11 +38,14 @@ def take_offs(trial: Trial) -> dict[str, float]:
     """
     import numpy as np
 
+    from core_utils.files import write_atomically
+    from jethr2.outcomes import outcomes_figure
     from jethr2.studies import BASELINE, monte_carlo
 
     n = FULL_N if trial.full else N
     # One thread: the claims' own processes are the parallelism.
     result = monte_carlo(n, seed=trial.seed, nthread=1, out=trial.workdir / "study", cases={BASELINE: tuned_baseline()})
+    write_atomically(trial.workdir / "figures" / "outcomes.svg", outcomes_figure(result))
     figures: dict[str, float] = {"n": float(n)}
     for row in result.table():
         facts = dataclasses.asdict(row)

@@ -207,6 +207,8 @@ class Ablate(OnTrials):
 
     def __call__(self) -> int:
         """Flies what the folder does not hold, prints the table; exit code 1 if a required criterion fails."""
+        from core_utils.files import write_atomically
+        from jethr2.outcomes import outcomes_figure
         from jethr2.studies import ablate
 
         setup = self.setup()
@@ -219,6 +221,9 @@ class Ablate(OnTrials):
             on_chunk=self.report,
             **self.options(setup),
         )
+        picture = self.out / "figures" / "outcomes.svg"
+        write_atomically(picture, outcomes_figure(study))
+        self.say(f"picture in {picture}")
         comparisons, criteria = _comparisons(study), _criteria(study)
         result = {**study.summary(), "comparisons": comparisons, "criteria": criteria}
         self.show(result, lambda: _study_tables(study, comparisons, criteria))
