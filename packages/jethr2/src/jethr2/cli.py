@@ -553,10 +553,10 @@ def _study_tables(study: StudyResult, comparisons: list[dict[str, Any]], criteri
     from rich.table import Column, Table
 
     against = Table(
-        Column("full against", no_wrap=True), "criteria", "only full", "only the other", "exact p", "difference [95 %]"
+        Column("full against", no_wrap=True), "criteria", "only full", "only it", "exact p", "difference [95 %]"
     )
     for row in comparisons:
-        interval = f"{row['difference']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        interval = f"{row['difference']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
         counts = str(row["only_first"]), str(row["only_second"])
         against.add_row(
             row["case"], "yaw ignored" if row["ignore_yaw"] else "all", *counts, f"{row['p_value']:.2g}", interval
@@ -571,23 +571,22 @@ def _study_table(study: StudyResult) -> Any:
     """Section 7's table; both counts of successes stand side by side."""
     from rich.table import Column, Table
 
-    titles = ("success [95 %]", "yaw ignored [95 %]", "tilt med/p95", "yaw med/p95", "yaw rate", "max height", "t(1 m)")
+    names = ("mode", "success", "yaw ignored", "tilt deg", "yaw deg", "deg/s", "m high", "1 m at s")
+    what = "counts with 95 % intervals; medians, of peak tilt and yaw with the 95th percentile"
     table = Table(
-        Column("mode", no_wrap=True),
-        *titles,
-        title=f"{len(study.trials)} trials, error scale {study.error_scale:g}, deg, m, s",
+        *(Column(name, no_wrap=name in ("mode", "success", "yaw ignored")) for name in names),
+        title=f"{len(study.trials)} trials, error scale {study.error_scale:g}: {what}",
     )
     for row in study.table():
-        time = "" if math.isnan(row.time_median) else f"{row.time_median:.2f}"
         table.add_row(
             row.case,
-            f"{row.success}/{row.n} [{row.success_low:.2f}, {row.success_high:.2f}]",
-            f"{row.upright}/{row.n} [{row.upright_low:.2f}, {row.upright_high:.2f}]",
-            f"{row.tilt_median:.1f} / {row.tilt_p95:.1f}",
-            f"{row.yaw_median:.1f} / {row.yaw_p95:.1f}",
+            f"{row.success}/{row.n}\n{row.success_low:.2f}-{row.success_high:.2f}",
+            f"{row.upright}/{row.n}\n{row.upright_low:.2f}-{row.upright_high:.2f}",
+            f"{row.tilt_median:.1f}\n{row.tilt_p95:.1f}",
+            f"{row.yaw_median:.1f}\n{row.yaw_p95:.1f}",
             f"{row.yaw_rate_median:.0f}",
             f"{row.height_median:.2f}",
-            time,
+            "" if math.isnan(row.time_median) else f"{row.time_median:.2f}",
         )
     return table
 
