@@ -56,6 +56,14 @@ def test_the_robot_without_errors_takes_off_straight(flown):
     assert figures["nominal_max_height"] > 1
 
 
+def test_the_picture_has_a_mark_for_every_trial_and_case(flown):
+    text = (flown[1] / "figures" / "outcomes.svg").read_text()
+    plot, _, legend = text.partition('<g id="legend_1">')
+    marks = plot.split('<g id="PathCollection_')[1:]
+    assert [part.partition('<g id="matplotlib.axis')[0].count("<use") for part in marks] == [8] * 5
+    assert legend.count('<g id="PathCollection_') == 5
+
+
 def test_finished_trials_are_not_flown_again(flown, monkeypatch):
     figures, folder = flown
     monkeypatch.setattr("jethr2.studies.fly_chunk", None)

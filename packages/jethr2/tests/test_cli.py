@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -117,6 +118,20 @@ def test_ablate_prints_both_counts_the_tests_and_the_criteria(facts, program):
     assert "differential" in out
     assert "median peak yaw falls more than 5 times" in out
     assert json.loads((cli.Path("study") / "result.json").read_text())["done"] == 6
+
+
+def test_an_interrupted_study_is_finished_by_resume_with_the_same_bits(tmp_path, facts):
+    options = ("monte-carlo", "--n", 600, "--modes", "full", "--duration", 0.6)
+    code = "import sys; from jethr2 import cli; sys.exit(cli.main())"
+    command = [sys.executable, "-c", code, *map(str, options), "--out", "stopped"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        first = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, first + rest
+    assert "--resume" in rest
+    assert 0 < json.loads((tmp_path / "stopped" / "partial.json").read_text())["done"] < 600
+    assert facts(*options, "--out", "stopped", "--resume") == facts(*options, "--out", "whole")
 
 
 def test_a_study_of_given_errors_has_a_trial_per_row_and_any_modes(facts, program, tmp_path):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PAPER = "Li et al., arXiv 2108.11557 (2021)"
 N, FULL_N = 128, 1024
 """Paired trials of each seed, in the demo and with `--full`."""
+MODES = ("none", "differential", "pitch_only", "full")
+"""`yaw_only` dives as `none` does and enters no claim; `jethr2 ablate` flies it."""
 TUNED_FREQUENCY, TUNED_THROTTLE = 10.0, 1.0
 """What `tune_baseline` chooses for differential thrust, on 64 trials of seed 100, which no claim uses: rad/s, share."""
 FALL = 5.0
@@ -38,11 +40,15 @@ def take_offs(trial: Trial) -> dict[str, float]:
     """
     import numpy as np
 
+    from core_utils.files import write_atomically
+    from jethr2.outcomes import outcomes_figure
     from jethr2.studies import BASELINE, monte_carlo
 
     n = FULL_N if trial.full else N
     # One thread: the claims' own processes are the parallelism.
-    result = monte_carlo(n, seed=trial.seed, nthread=1, out=trial.workdir / "study", cases={BASELINE: tuned_baseline()})
+    cases, folder = {BASELINE: tuned_baseline()}, trial.workdir / "study"
+    result = monte_carlo(n, MODES, seed=trial.seed, nthread=1, out=folder, cases=cases)
+    write_atomically(trial.workdir / "figures" / "outcomes.svg", outcomes_figure(result))
     figures: dict[str, float] = {"n": float(n)}
     for row in result.table():
         facts = dataclasses.asdict(row)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from core_utils import cli
 from core_utils.errors import UserError
+from jethr2 import tables
 from jethr2.errors import InfeasibleThrust
 from jethr2.params import Allocation, ControllerParams, ErrorParams, EstimatorParams, Mode, RobotParams, provenance
 
@@ -103,7 +104,7 @@ class Info(cli.Command, OnRobot):
             for row in provenance(params)
         ]
         result = {**facts, "authority": effects, "error_budget": budget, "provenance": sources}
-        self.show(result, lambda: _info_tables(facts, effects, budget, sources))
+        self.show(result, lambda: tables.info_tables(facts, effects, budget, sources))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +208,8 @@ class Ablate(OnTrials):
 
     def __call__(self) -> int:
         """Flies what the folder does not hold, prints the table; exit code 1 if a required criterion fails."""
+        from core_utils.files import write_atomically
+        from jethr2.outcomes import outcomes_figure
         from jethr2.studies import ablate
 
         setup = self.setup()
@@ -219,9 +222,12 @@ class Ablate(OnTrials):
             on_chunk=self.report,
             **self.options(setup),
         )
+        picture = self.out / "figures" / "outcomes.svg"
+        write_atomically(picture, outcomes_figure(study))
+        self.say(f"picture in {picture}")
         comparisons, criteria = _comparisons(study), _criteria(study)
         result = {**study.summary(), "comparisons": comparisons, "criteria": criteria}
-        self.show(result, lambda: _study_tables(study, comparisons, criteria))
+        self.show(result, lambda: tables.study_tables(study, comparisons, criteria))
         return cli.CHECK_FAILED if self.require and not all(criteria.values()) else cli.DONE
 
 
@@ -258,7 +264,7 @@ class MonteCarlo(OnTrials):
             for scale in self.error_scale
         ]
         summaries = [study.summary() for study in studies]
-        self.show(summaries if several else summaries[0], lambda: _group(map(_study_table, studies)))
+        self.show(summaries if several else summaries[0], lambda: tables.group(map(tables.study_table, studies)))
 
     def _table(self, setup: Setup) -> Errors | None:
         if self.errors is None:
@@ -306,7 +312,7 @@ class Sweep(OnTrials):
                 **options,
             )
         rows = [{name: value, **row} for value, study in studies.items() for row in study.summary()["rows"]]
-        self.show(rows, lambda: _sweep_table(name, studies))
+        self.show(rows, lambda: tables.sweep_table(name, studies))
 
     def _asked(self) -> tuple[str, list[float]]:
         given = {"thrust_to_weight": self.tw, "fan_time_constant": self.lag, "error_scale": self.error_scale}
@@ -439,7 +445,7 @@ class Crosscheck(cli.Command, cli.Configured):
             "max_position_error": found.max_position_error,
             "agree": agree,
         }
-        self.show(facts, lambda: _crosscheck_table(facts))
+        self.show(facts, lambda: tables.crosscheck_table(facts))
         return cli.DONE if agree else cli.CHECK_FAILED
 
 
@@ -536,99 +542,6 @@ def _criteria(study: StudyResult) -> dict[str, bool]:
         "median peak yaw falls more than 5 times": differential.yaw_median > 5 * full.yaw_median,
         "median height: full above differential": full.height_median > differential.height_median,
     }
-
-
-def _group(tables: Any) -> Any:
-    from rich.console import Group
-
-    return Group(*tables)
-
-
-def _study_tables(study: StudyResult, comparisons: list[dict[str, Any]], criteria: dict[str, bool]) -> Any:
-    from rich.table import Column, Table
-
-    against = Table(
-        Column("full against", no_wrap=True), "criteria", "only full", "only the other", "exact p", "difference [95 %]"
-    )
-    for row in comparisons:
-        interval = f"{row['difference']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-        counts = str(row["only_first"]), str(row["only_second"])
-        against.add_row(
-            row["case"], "yaw ignored" if row["ignore_yaw"] else "all", *counts, f"{row['p_value']:.2g}", interval
-        )
-    held = Table("criterion", "holds")
-    for name, value in criteria.items():
-        held.add_row(name, "yes" if value else "no")
-    return _group([_study_table(study), against, held])
-
-
-def _study_table(study: StudyResult) -> Any:
-    """Section 7's table; both counts of successes stand side by side."""
-    from rich.table import Column, Table
-
-    titles = ("success [95 %]", "yaw ignored [95 %]", "tilt med/p95", "yaw med/p95", "yaw rate", "max height", "t(1 m)")
-    table = Table(
-        Column("mode", no_wrap=True),
-        *titles,
-        title=f"{len(study.trials)} trials, error scale {study.error_scale:g}, deg, m, s",
-    )
-    for row in study.table():
-        time = "" if math.isnan(row.time_median) else f"{row.time_median:.2f}"
-        table.add_row(
-            row.case,
-            f"{row.success}/{row.n} [{row.success_low:.2f}, {row.success_high:.2f}]",
-            f"{row.upright}/{row.n} [{row.upright_low:.2f}, {row.upright_high:.2f}]",
-            f"{row.tilt_median:.1f} / {row.tilt_p95:.1f}",
-            f"{row.yaw_median:.1f} / {row.yaw_p95:.1f}",
-            f"{row.yaw_rate_median:.0f}",
-            f"{row.height_median:.2f}",
-            time,
-        )
-    return table
-
-
-def _sweep_table(name: str, studies: dict[float, StudyResult]) -> Any:
-    from rich.table import Column, Table
-
-    table = Table(name, Column("mode", no_wrap=True), "all", "yaw ignored", "reach 1 m", "yaw deg", "height m")
-    for value, study in studies.items():
-        for row in study.table():
-            counts = (f"{count}/{row.n}" for count in (row.success, row.upright, row.reached))
-            table.add_row(f"{value:g}", row.case, *counts, f"{row.yaw_median:.1f}", f"{row.height_median:.2f}")
-    return table
-
-
-def _info_tables(facts: dict[str, Any], effects: list[Any], budget: list[Any], sources: list[Any]) -> Any:
-    from rich.table import Table
-
-    general = Table("fact", "value")
-    for key, value in facts.items():
-        general.add_row(key, f"{value:.6g}" if isinstance(value, float) else str(value))
-    wrench = Table("change at full throttle", "Fx, Fy, Fz (N)", "Mx, My, Mz (N m)")
-    for row in effects:
-        wrench.add_row(row["change"], *(", ".join(f"{each:+.4f}" for each in row[key]) for key in ("force", "moment")))
-    demand = Table("error (1 sd)", "size", "Mx, My, Mz (N m)", "feet alike deg", "feet opposite deg", "roll throttle")
-    for row in budget:
-        angles = (f"{math.degrees(row[key]):.2f}" for key in ("foot_angle_sym", "foot_angle_diff"))
-        moment = ", ".join(f"{each:.3f}" for each in row["moment"])
-        size = "" if row["source"] == "all" else f"{row['size']:.4g} {row['unit']}"
-        demand.add_row(row["source"], size, moment, *angles, f"{row['roll_throttle']:.3f}")
-    origin = Table("parameter", "value", "unit", "source")
-    for row in sources:
-        origin.add_row(row["field"], str(row["value"]), row["unit"], row["source"])
-    legend = "Sources: A the paper's abstract, L the lab's program, D derived, S assumed, M measured with a prototype."
-    return _group([general, wrench, demand, origin, legend])
-
-
-def _crosscheck_table(facts: dict[str, Any]) -> Any:
-    from rich.table import Table
-
-    table = Table("dt s", "position mm", "attitude deg", "joints deg")
-    columns = (facts[name] for name in ("dt", "position_error", "attitude_error", "joint_error"))
-    for dt, position, attitude, joint in zip(*columns, strict=True):
-        table.add_row(f"{dt:g}", f"{1e3 * position:.3f}", f"{math.degrees(attitude):.3f}", f"{math.degrees(joint):.3f}")
-    order = "" if facts["order"] is None else f"order of convergence {facts['order']:.3f}; "
-    return _group([table, f"{order}{'the engines agree' if facts['agree'] else 'the engines disagree'}"])
 
 
 def main() -> int:
