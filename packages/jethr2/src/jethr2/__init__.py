@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from jethr2.allocation import AllocationLimits, allocate
     from jethr2.control import Controller
     from jethr2.engines import CrossCheck, crosscheck
-    from jethr2.environments import register
     from jethr2.errors import InfeasibleThrust, JetHR2Error, ModelError, ParameterError, ReachError, SimulationDiverged
     from jethr2.estimation import AttitudeEstimator
     from jethr2.legs import LegGeometry, leg_fk, leg_ik
@@ -32,7 +31,6 @@ _HOMES = {
     "allocation": ("AllocationLimits", "allocate"),
     "control": ("Controller",),
     "engines": ("CrossCheck", "crosscheck"),
-    "environments": ("register",),
     "errors": ("InfeasibleThrust", "JetHR2Error", "ModelError", "ParameterError", "ReachError", "SimulationDiverged"),
     "estimation": ("AttitudeEstimator",),
     "legs": ("LegGeometry", "leg_fk", "leg_ik"),
@@ -78,7 +76,6 @@ __all__ = [
     "linearize",
     "load_model",
     "monte_carlo",
-    "register",
     "simulate",
     "sweep",
     "takeoff_trim",
