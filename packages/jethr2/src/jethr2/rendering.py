@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import io
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 JET = 0.4
 """Length of a fan's drawn jet at full thrust, m."""
 
+SKY = (221, 230, 240)
+"""Where nothing is."""
+
 GOAL = 1.0
 """Rise that ends a storyboard, m."""
 
@@ -52,8 +56,8 @@ class Camera:
         import mujoco
 
         self._data = mujoco.MjData(model)
-        self._model, self._distance = model, distance
-        self._renderer = open_renderer(model, width, height)
+        self._model, self._distance = _lit(model), distance
+        self._renderer = open_renderer(self._model, width, height)
         self._camera = mujoco.MjvCamera()
 
     def image(
@@ -72,13 +76,17 @@ class Camera:
         import mujoco
 
         self._data.qpos[:] = qpos
+        if self._model.nlight:
+            self._model.light_pos[0] = qpos[:3] + np.array([0.0, 0.0, 4.0])  # so that it does not fly out of the light
         mujoco.mj_forward(self._model, self._data)
         self._camera.lookat[:] = (qpos[0], qpos[1], qpos[2] - 0.15) if lookat is None else lookat
         self._camera.distance, self._camera.azimuth, self._camera.elevation = self._distance, 215.0, -12.0
         self._renderer.update_scene(self._data, self._camera)
         if fans is not None:
             self._add_jets(fans)
-        return self._renderer.render()
+        picture = self._renderer.render()
+        picture[(picture == 0).all(axis=2)] = SKY  # lit surfaces are never quite black
+        return picture
 
     def _add_jets(self, fans: np.ndarray) -> None:
         import mujoco
@@ -213,6 +221,14 @@ def open_renderer(model: mujoco.MjModel, width: int, height: int) -> Any:
         raise JetHR2Error(f"cannot render, MUJOCO_GL={backend!r} gives no picture: {reason}", HINT) from None
 
 
+def _lit(model: mujoco.MjModel) -> mujoco.MjModel:
+    """A copy for the eye, with light on all sides."""
+    lit = copy.copy(model)
+    lit.vis.headlight.ambient[:], lit.vis.headlight.diffuse[:] = 0.4, 0.3
+    lit.light_diffuse[:], lit.light_cutoff[:] = 0.3, 80.0
+    return lit
+
+
 def _row(flight: Trajectory, time: float) -> int:
     """The row nearest in time."""
     last = float(flight["time"][-1])
@@ -234,15 +250,14 @@ def _labelled(picture: np.ndarray, flight: Trajectory, row: int) -> np.ndarray:
 
     roll, pitch, yaw = flight.angles[row]
     tilt = np.degrees(np.arccos(np.clip(np.cos(roll) * np.cos(pitch), -1, 1)))
+    rise = round(float(flight["qpos"][row, 2] - flight["qpos"][0, 2]), 2) + 0.0  # never -0.00
     lines = (
         f"{flight['time'][row]:.2f} s",
-        f"rise {flight['qpos'][row, 2] - flight['qpos'][0, 2]:.2f} m",
+        f"rise {rise:.2f} m",
         f"tilt {tilt:.1f}°, yaw {np.degrees(yaw):.1f}°",
     )
     image = Image.fromarray(picture)
-    ImageDraw.Draw(image).multiline_text(
-        (8, 6), "\n".join(lines), fill="white", font=ImageFont.load_default(14), stroke_width=2, stroke_fill="black"
-    )
+    ImageDraw.Draw(image).multiline_text((8, 6), "\n".join(lines), fill="black", font=ImageFont.load_default(14))
     return np.asarray(image)
 
 
