@@ -33,7 +33,7 @@ def test_a_flat_colour_loses_only_its_rounding(trip, colour):
 
 @pytest.mark.parametrize("matrix", ["bt601", "bt709"])
 def test_limited_luma_rises_219_levels_where_full_rises_255(matrix):
-    limited, full = (Nv12(matrix, range).encode(GREYS)[0][0].astype(float) for range in ("limited", "full"))  # noqa: A001
+    limited, full = (Nv12(matrix, span).encode(GREYS)[0][0].astype(float) for span in ("limited", "full"))
     assert full.tolist() == list(range(256))
     slope, start = np.polyfit(full, limited, 1)
     assert slope == pytest.approx(219 / 255, abs=1e-3)

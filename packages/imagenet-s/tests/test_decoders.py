@@ -158,8 +158,6 @@ def test_identical_decoders_are_grouped_by_what_they_decode():
     # one library in one setting: the same on every machine
     assert {"turbo-fastdct", "turbo-boxup", "turbo-fast"}.isdisjoint(together["turbo"])
     assert "ffmpeg" not in together["pillow"]
-    # information: which wheels carry libjpeg-turbo at its accurate settings
-    print("bit-identical here:", groups)  # noqa: T201
     assert together["ijg-6b"] == together["turbo"]
 
 

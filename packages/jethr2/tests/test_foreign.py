@@ -142,6 +142,13 @@ def test_files_that_lack_what_is_needed_are_refused_in_one_line(written, old, ne
     assert "\n" not in str(caught.value)
 
 
+def test_entities_cannot_hide_in_another_encoding(tmp_path):
+    file = tmp_path / "robot.xml"
+    file.write_bytes("<!DOCTYPE x [<!ENTITY a 'b'>]><mujoco/>".encode("utf-16"))
+    with pytest.raises(ModelError, match="is not XML in UTF-8"):
+        load_model(file)
+
+
 @pytest.mark.parametrize(
     ("drive", "complaint"),
     [

@@ -102,8 +102,14 @@ def fly_chunk(chunk: Chunk) -> np.ndarray:
     errors = chunk.errors
     if errors is None:
         params = typing.cast(ErrorParams, study.errors)
-        draws = {"params": params, "seed": study.seed, "scale": study.error_scale, "joints": joint_names(model)}
-        errors = sample_errors(len(chunk.trials), first=int(chunk.trials[0]), **draws)  # type: ignore[arg-type]
+        errors = sample_errors(
+            len(chunk.trials),
+            params,
+            seed=study.seed,
+            scale=study.error_scale,
+            joints=joint_names(model),
+            first=int(chunk.trials[0]),
+        )
     keys = noise_keys(study.seed, chunk.trials.tolist())
     size = min(PART, -(-len(chunk.trials) // chunk.nthread))
     parts = [slice(first, first + size) for first in range(0, len(chunk.trials), size)]

@@ -76,10 +76,12 @@ def _parse(path: Path) -> ElementTree.Element:
         text = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
+    if b"\0" in text:
+        raise ModelError(f"{path} is not XML in UTF-8")  # in UTF-16 the words below would not be found
     if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
         raise ModelError(f"{path} declares a document type, which robot files have no need of")
     try:
-        return ElementTree.fromstring(text)  # noqa: S314 -- no entities are left
+        return ElementTree.fromstring(text)  # noqa: S314 -- none with entities gets here
     except ElementTree.ParseError as error:
         raise ModelError(f"{path} is not XML: {error}") from None
 
