@@ -104,3 +104,18 @@ def crosscheck_table(facts: dict[str, Any]) -> Any:
         table.add_row(f"{dt:g}", f"{1e3 * position:.3f}", f"{math.degrees(attitude):.3f}", f"{math.degrees(joint):.3f}")
     order = "" if facts["order"] is None else f"order of convergence {facts['order']:.3f}; "
     return group([table, f"{order}{'the engines agree' if facts['agree'] else 'the engines disagree'}"])
+
+
+def difference_table(rows: list[dict[str, Any]]) -> Any:
+    """Log less simulation, angles in degrees, heights in mm, throttles in percent."""
+    from rich.table import Table
+
+    table = Table("column", "unit", "rms", "largest", "mean", "rows", title="log less simulation")
+    for row in rows:
+        name = row["column"]
+        unit, factor = (
+            ("mm", 1e3) if name == "height" else ("%", 100) if name.endswith("_fan") else ("deg", math.degrees(1))
+        )
+        figures = (f"{factor * row[key]:.3g}" for key in ("rms", "largest", "bias"))
+        table.add_row(name, unit, *figures, str(row["rows"]))
+    return table
