@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 import warnings
 
 import gymnasium
@@ -51,6 +53,12 @@ def test_gymnasiums_own_checker_has_nothing_to_say(control):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(made(control=control, randomize=True).unwrapped, skip_render_check=True)
+
+
+def test_gymnasium_finds_it_by_the_modules_name_alone():
+    code = "import gymnasium; print(gymnasium.make('jethr2.environments:JetHR2-TakeOff-v0').spec.id)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout == f"{ID}\n"
 
 
 def test_registering_twice_changes_nothing():

@@ -77,6 +77,11 @@ class Controller:
         self.memory, self.estimates = np.zeros(0, MEMORY), np.zeros(0, ESTIMATE)
         self._times = np.zeros(0)
 
+    @property
+    def constants(self) -> tuple[np.void, np.void, np.void, Float[np.ndarray, " nu"]]:
+        """Records of the types LAW, PLAN and ESTIMATOR, and the commands of the posture: all that no flight changes."""
+        return self._law, self._plan, self._estimator, self._rest
+
     def step(
         self, t: float | Float[np.ndarray, " n"], sensordata: Float[np.ndarray, "n S"]
     ) -> Float[np.ndarray, "n nu"]:

@@ -71,7 +71,11 @@ class RewardWeights:
 
 
 def register() -> None:
-    """Makes `JetHR2-TakeOff-v0` known to `gymnasium.make` and `gymnasium.make_vec`; a second call changes nothing."""
+    """Makes `JetHR2-TakeOff-v0` known to `gymnasium.make` and `gymnasium.make_vec`; a second call changes nothing.
+
+    Importing this module does it, too, so that `gymnasium.make("jethr2.environments:JetHR2-TakeOff-v0")` needs no call;
+    Gymnasium 1 reads no entry points.
+    """
     if ID not in gymnasium.registry:
         gymnasium.register(
             ID,
@@ -396,3 +400,6 @@ def _checked_mode(mode: str | None) -> str | None:
     if mode not in (None, "rgb_array"):
         raise ParameterError("render_mode", mode, "rgb_array or None")
     return mode
+
+
+register()

@@ -7,7 +7,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from core_utils import cli
 from core_utils.errors import UserError
@@ -103,6 +103,7 @@ class MonteCarlo(OnTrials):
     modes: str = "none,differential,pitch_only,yaw_only,full"  # any of these
     error_scale: tuple[float, ...] = (1.0,)  # one or more; each has a folder of its own within --out if there are more
     errors: Path | None = None  # CSV file of errors instead of random ones, one row per trial
+    backend: Literal["mujoco", "mjx"] = "mujoco"  # engine; mjx runs on JAX's device (extra `mjx`)
     out: Path = Path("runs/monte-carlo")  # the run's folder
 
     def __call__(self) -> None:
@@ -122,6 +123,7 @@ class MonteCarlo(OnTrials):
                 scale,
                 out=self.out / f"error_scale={scale:g}" if several else self.out,
                 errors=setup.errors if table is None else table,
+                backend=self.backend,
                 on_chunk=self.report,
                 **self.options(setup),
             )
