@@ -75,6 +75,7 @@ def test_a_storyboard_takes_times_within_the_flight_only():
 
 
 @pytest.mark.usefixtures("camera")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # the encoder is a program; other tests loaded JAX
 def test_a_video_lasts_as_long_as_the_flight(tmp_path):
     imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
     path = save_video(robot()[0], flight(), tmp_path / "v.mp4", fps=10, width=64, height=64)

@@ -192,7 +192,7 @@ def test_an_ablation_has_all_modes_and_the_tuned_baseline(monkeypatch):
         ({"seed": -1}, "seed must be at least 0"),
         ({"modes": ("ful",)}, "did you mean 'full'"),
         ({"modes": ()}, "modes must be some of none"),
-        ({"backend": "cuda"}, "backend must be mujoco"),
+        ({"backend": "cuda"}, "backend must be one of mujoco, mjx"),
         ({"error_scale": -1.0}, "error_scale must be at least 0"),
         ({"duration": 0.0}, "duration must be at least one control period"),
     ],
