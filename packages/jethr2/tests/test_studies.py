@@ -33,6 +33,14 @@ def test_processes_change_no_bit(whole):
     assert bits(monte_carlo(7, **SHORT, workers=2, nthread=1, chunk=4)) == whole
 
 
+def test_a_dask_cluster_changes_no_bit(whole):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, silence_logs=50
+    ) as cluster:
+        assert bits(monte_carlo(7, **SHORT, nthread=1, chunk=4, cluster=cluster.scheduler_address)) == whole
+
+
 def test_trials_do_not_depend_on_how_many_there_are(whole):
     fewer = bits(monte_carlo(3, **SHORT))
     assert all(few == many[: len(few)] for case in fewer for few, many in zip(fewer[case], whole[case], strict=True))
