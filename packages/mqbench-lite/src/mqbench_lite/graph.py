@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float32, Int32, Integer, Num
+from jaxtyping import Float32, Int32, Num
 
 OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -138,7 +138,7 @@ class Layer:
             float32 values; or None.
     """
 
-    weight: Num[np.ndarray, "..."]
+    weight: Num[np.ndarray, " ..."]
     grid: QParams | None = None
     bias: Int32[np.ndarray, " c"] | Float32[np.ndarray, " c"] | None = None
 
@@ -161,11 +161,7 @@ class QuantizedGraph:
     graph: Graph
     grids: Mapping[str, QParams]
     layers: Mapping[str, Layer]
-    constants: Mapping[str, Num[np.ndarray, "..."]] = field(default_factory=dict)
+    constants: Mapping[str, Num[np.ndarray, " ..."]] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     storage: Literal["u8", "s8"] = "u8"
     profile: str = ""
-
-
-Codes = Integer[np.ndarray, "..."]
-"""An array of integer codes."""
