@@ -39,13 +39,13 @@ class LearnedStep(Quantizer):
             self.offset = nn.Parameter(zeros)
 
     @property
-    def scale(self) -> Tensor:
+    def scale(self) -> Tensor:  # type: ignore[override]
         """The step size in use, differentiable in `step`."""
         step = _Magnitude.apply(self.step)
         return nearest_power_of_two(step) if self.spec.pot_scale else step
 
     @property
-    def zero_point(self) -> Tensor:
+    def zero_point(self) -> Tensor:  # type: ignore[override]
         """The code nearest to `offset`."""
         return self.offset.detach().round().clamp(self.qmin, self.qmax).to(torch.int32)
 
@@ -99,17 +99,17 @@ class LearnedClip(Quantizer):
     def allocate(self, shape: tuple[int, ...]) -> None:
         """Makes room for the ends."""
         start = 6.0 if self.start is None else self.start
-        self.alpha = nn.Parameter(torch.tensor(start))
+        self.alpha = nn.Parameter(torch.full(shape, start))
         if not self.spec.symmetric:
-            self.low_alpha = nn.Parameter(torch.tensor(-start))
+            self.low_alpha = nn.Parameter(torch.full(shape, -start))
 
     @property
-    def scale(self) -> Tensor:
+    def scale(self) -> Tensor:  # type: ignore[override]
         """The step size that follows from the ends."""
         return self._grid()[0]
 
     @property
-    def zero_point(self) -> Tensor:
+    def zero_point(self) -> Tensor:  # type: ignore[override]
         """The code of 0 that follows from the ends."""
         return self._grid()[1]
 
@@ -233,8 +233,7 @@ class UnitRange(Quantizer):
         super().take(observer)
         if self.spec.bits == 8:
             return
-        low, high = observer.extremes()
-        ends = (-1.0 if low.min() < 0 else 0.0), 1.0
+        low, _ = observer.extremes()
+        ends = low.new_tensor(-1.0 if low.min() < 0 else 0.0), low.new_tensor(1.0)
         rule = {"symmetric": self.spec.symmetric, "power_of_two": self.spec.pot_scale}
-        scale, zero_point = grid_of_range(*(low.new_tensor(end) for end in ends), self.qmin, self.qmax, **rule)
-        self.set_grid(scale, zero_point)
+        self.set_grid(*grid_of_range(*ends, self.qmin, self.qmax, **rule))

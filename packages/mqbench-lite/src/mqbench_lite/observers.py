@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Float32, Int32
@@ -24,6 +25,15 @@ MOMENTUM = 0.9
 """Weight of the batches before in an exponential average."""
 
 Ends = tuple[Tensor, Tensor]
+
+
+class Batch(NamedTuple):
+    """One tensor that passed: as it is, as rows of channels [C, n], and its extremes [C]."""
+
+    x: Tensor
+    rows: Tensor
+    low: Tensor
+    high: Tensor
 
 
 class BadValuesError(ValueError):
@@ -75,7 +85,7 @@ class Observer:
             raise BadValuesError("the tensor holds NaN or infinite values")
         self.low = low if self.low is None else torch.minimum(self.low, low)
         self.high = high if self.high is None else torch.maximum(self.high, high)
-        self.collect(x, rows, low, high)
+        self.collect(Batch(x, rows, low, high))
 
     @torch.no_grad()
     def grid(self, qmin: int, qmax: int) -> tuple[Float32[Tensor, " c"], Int32[Tensor, " c"]]:
@@ -83,7 +93,7 @@ class Observer:
         low, high = self.ends()
         return grid_of_range(low, high, qmin, qmax, symmetric=self.spec.symmetric, power_of_two=self.spec.pot_scale)
 
-    def collect(self, x: Tensor, rows: Tensor, low: Tensor, high: Tensor) -> None:
+    def collect(self, batch: Batch) -> None:
         """Keeps of a batch what the range needs beside the extremes."""
 
     def ends(self) -> Ends:
@@ -112,9 +122,9 @@ class Averaged(Observer):
 
     average: Tensor | None = None
 
-    def collect(self, x: Tensor, rows: Tensor, low: Tensor, high: Tensor) -> None:
+    def collect(self, batch: Batch) -> None:
         """Averages the ends that the batch has."""
-        ends = torch.stack(self.range_of_batch(x, rows, low, high))
+        ends = torch.stack(self.range_of_batch(batch))
         self.average = ends if self.average is None else MOMENTUM * self.average + (1 - MOMENTUM) * ends
 
     def ends(self) -> Ends:
@@ -123,9 +133,9 @@ class Averaged(Observer):
         assert self.average is not None  # noqa: S101 -- collected with the extremes
         return self.average[0], self.average[1]
 
-    def range_of_batch(self, x: Tensor, rows: Tensor, low: Tensor, high: Tensor) -> Ends:
+    def range_of_batch(self, batch: Batch) -> Ends:
         """Ends for one batch."""
-        return low, high
+        return batch.low, batch.high
 
     def join(self) -> None:
         """The mean of the processes' averages."""
@@ -138,10 +148,11 @@ class AveragedQuantile(Averaged):
 
     threshold, bins = 0.99999, 2048
 
-    def range_of_batch(self, x: Tensor, rows: Tensor, low: Tensor, high: Tensor) -> Ends:
+    def range_of_batch(self, batch: Batch) -> Ends:
         """The extremes, limited to the quantile of the magnitudes."""
-        limits = torch.stack([self._limit(row, top) for row, top in zip(rows, torch.maximum(-low, high), strict=True)])
-        return torch.maximum(low, -limits), torch.minimum(high, limits)
+        tops = torch.maximum(-batch.low, batch.high)
+        limits = torch.stack([self._limit(row, top) for row, top in zip(batch.rows, tops, strict=True)])
+        return torch.maximum(batch.low, -limits), torch.minimum(batch.high, limits)
 
     def _limit(self, row: Tensor, top: Tensor) -> Tensor:
         if top == 0:
@@ -154,15 +165,16 @@ class AveragedQuantile(Averaged):
 class AveragedPerSample(Averaged):
     """The mean over the samples of each one's extremes, averaged over batches (DSQ's activations)."""
 
-    def range_of_batch(self, x: Tensor, rows: Tensor, low: Tensor, high: Tensor) -> Ends:
+    def range_of_batch(self, batch: Batch) -> Ends:
         """Mean of the samples' extremes."""
         if self.axis is not None:
             raise MQBenchError("an average over samples has no channels", "use another observer for weights")
-        least, most = torch.aminmax(x.reshape(len(x), -1), dim=1) if x.dim() else (x[None], x[None])
+        samples = batch.x.reshape(len(batch.x) if batch.x.dim() else 1, -1)
+        least, most = torch.aminmax(samples, dim=1)
         return least.mean()[None], most.mean()[None]
 
 
-class LeastError(Observer):
+class BestRange(Observer):
     """The shrunken range of least mean |x_hat - x|^p: of a weight by its values, of a stream by its histogram."""
 
     p, steps = 2.0, STEPS
@@ -172,12 +184,12 @@ class LeastError(Observer):
         self.histogram = Histogram()
         self.rows: Tensor | None = None
 
-    def collect(self, x: Tensor, rows: Tensor, low: Tensor, high: Tensor) -> None:
+    def collect(self, batch: Batch) -> None:
         """Counts the values; those of a weight with channels, which does not change, are kept."""
         if self.axis is None:
-            self.histogram.add(rows[0], max(-low.item(), high.item(), 0.0))
+            self.histogram.add(batch.rows[0], max(-batch.low.item(), batch.high.item(), 0.0))
         else:
-            self.rows = rows.clone()
+            self.rows = batch.rows.clone()
 
     @torch.no_grad()
     def grid(self, qmin: int, qmax: int) -> tuple[Float32[Tensor, " c"], Int32[Tensor, " c"]]:
@@ -204,24 +216,24 @@ class LeastError(Observer):
         self.histogram = joined
 
 
-class LeastError24(LeastError):
+class BestRange24(BestRange):
     """The same with p = 2.4, as the released configurations have it for weights."""
 
     p = 2.4
 
 
-class AveragedLeastError(Averaged):
+class AveragedBestRange(Averaged):
     """An exponential average of each batch's range of least error."""
 
-    def range_of_batch(self, x: Tensor, rows: Tensor, low: Tensor, high: Tensor) -> Ends:
+    def range_of_batch(self, batch: Batch) -> Ends:
         """Ends of the best candidate, by the sign that the grid has after the batches so far."""
         least, _ = self.extremes()
         qmin, qmax = self.spec.grid(signed=bool((least < 0).any()))
-        scale, zero_point = search_rows(rows, self.spec, qmin, qmax)
+        scale, zero_point = search_rows(batch.rows, self.spec, qmin, qmax)
         if not self.spec.symmetric:
-            return ((qmin - zero_point) * scale).to(low.device), ((qmax - zero_point) * scale).to(low.device)
-        half = scale * ((qmax - qmin) / 2 if qmin < 0 else qmax - qmin)
-        return torch.zeros_like(low) if qmin == 0 else -half.to(low.device), half.to(low.device)
+            return ((qmin - zero_point) * scale).to(least.device), ((qmax - zero_point) * scale).to(least.device)
+        top = (scale * ((qmax - qmin) / 2 if qmin < 0 else qmax - qmin)).to(least.device)
+        return torch.zeros_like(top) if qmin == 0 else -top, top
 
 
 class WithinDeviations(Observer):
@@ -236,10 +248,10 @@ class WithinDeviations(Observer):
         super().__init__(spec, axis)
         self.sums = torch.zeros(())
 
-    def collect(self, x: Tensor, rows: Tensor, low: Tensor, high: Tensor) -> None:
+    def collect(self, batch: Batch) -> None:
         """Adds up count, sum and sum of squares, in double precision."""
-        count = torch.full_like(low, rows.shape[1], dtype=torch.float64)
-        rows = rows.double()
+        rows = batch.rows.double()
+        count = torch.full_like(batch.low, rows.shape[1], dtype=torch.float64)
         self.sums = self.sums.to(count) + torch.stack([count, rows.sum(1), rows.square().sum(1)])
 
     def ends(self) -> Ends:
@@ -272,10 +284,11 @@ class ThreeDeviations(ClippedDeviations):
 class MeanMagnitude(WithinDeviations):
     """LSQ's start: s = 2 mean|x| / sqrt(qmax); a zero point where the full range has it."""
 
-    def collect(self, x: Tensor, rows: Tensor, low: Tensor, high: Tensor) -> None:
+    def collect(self, batch: Batch) -> None:
         """Adds up count and magnitudes."""
-        count = torch.full_like(low, rows.shape[1], dtype=torch.float64)
-        self.sums = self.sums.to(count) + torch.stack([count, rows.abs().sum(1, dtype=torch.float64)])
+        count = torch.full_like(batch.low, batch.rows.shape[1], dtype=torch.float64)
+        magnitude = batch.rows.abs().sum(1, dtype=torch.float64)
+        self.sums = self.sums.to(count) + torch.stack([count, magnitude])
 
     @torch.no_grad()
     def grid(self, qmin: int, qmax: int) -> tuple[Float32[Tensor, " c"], Int32[Tensor, " c"]]:
@@ -290,9 +303,9 @@ OBSERVERS: Mapping[str, type[Observer]] = MappingProxyType(
         "minmax": Observer,
         "ema_minmax": Averaged,
         "ema_quantile": AveragedQuantile,
-        "mse": LeastError,
-        "mse_2.4": LeastError24,
-        "ema_mse": AveragedLeastError,
+        "mse": BestRange,
+        "mse_2.4": BestRange24,
+        "ema_mse": AveragedBestRange,
         "clip_std": WithinDeviations,
         "clip_std_paper": ClippedDeviations,
         "std": ThreeDeviations,

@@ -101,7 +101,8 @@ def search_rows(
     if rows.shape[1] <= FEW:
         weights = np.empty((len(rows), 0), np.float32)
         return _best(rows.numpy(), weights, low, high, spec, qmin, qmax, p, steps)
-    found = [_search_long(row, *ends, spec, qmin, qmax, p, steps) for row, *ends in zip(rows, low, high, strict=True)]
+    each = zip(rows, low, high, strict=True)
+    found = [_search_long(row, least, most, spec, qmin, qmax, p, steps) for row, least, most in each]
     return torch.cat([scale for scale, _ in found]), torch.cat([zero for _, zero in found])
 
 
