@@ -8,6 +8,8 @@ kept as a problem for `doctor` to show and hides no other.
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -16,12 +18,16 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import nn
 
+from mqbench_lite.adaround import AdaRound
+from mqbench_lite.calibration import calibrate, quantizers_of
 from mqbench_lite.errors import MQBenchError
 from mqbench_lite.learned import BoundedWeight, LearnedClip, LearnedStep, UnitRange
 from mqbench_lite.nonuniform import AcademicQuantizer, IntervalQuantizer, PowersOfTwo
 from mqbench_lite.quantizers import Quantizer, Role
 from mqbench_lite.soft import SoftQuantizer
 from mqbench_lite.specs import QuantSpec
+
+_log = logging.getLogger(__name__)
 
 GROUP = "mqbench_lite.algorithms"
 API_VERSION = 1
@@ -38,9 +44,14 @@ class Algorithm(Protocol):
         api_version: 1.
     """
 
-    name: str
-    kind: Literal["qat", "ptq"]
-    api_version: int
+    @property
+    def name(self) -> str: ...  # noqa: D102 -- above
+
+    @property
+    def kind(self) -> Literal["qat", "ptq"]: ...  # noqa: D102
+
+    @property
+    def api_version(self) -> int: ...  # noqa: D102
 
     def make_quantizer(self, spec: QuantSpec, role: Role) -> nn.Module:
         """A quantiser: a module with `scale`, `zero_point`, `qmin`, `qmax` and `enabled`."""
@@ -173,6 +184,11 @@ class Pact:
     kind: ClassVar[Literal["qat", "ptq"]] = "qat"
     api_version: ClassVar[int] = API_VERSION
 
+    def __post_init__(self) -> None:
+        if self.start is not None and not 0 < self.start < math.inf:
+            raise MQBenchError(f"pact starts at {self.start}", "give a positive number")
+        _warn_of(self.paper_scale)
+
     def make_quantizer(self, spec: QuantSpec, role: Role) -> Quantizer:
         """DoReFa's weight or a learned clip."""
         if role == "weight":
@@ -194,11 +210,19 @@ class Dorefa:
     kind: ClassVar[Literal["qat", "ptq"]] = "qat"
     api_version: ClassVar[int] = API_VERSION
 
+    def __post_init__(self) -> None:
+        _warn_of(self.paper_scale)
+
     def make_quantizer(self, spec: QuantSpec, role: Role) -> Quantizer:
         """A bounded weight or a fixed range."""
         if role == "weight":
             return BoundedWeight(spec, role, keeps_scale=not self.paper_scale)
         return UnitRange(spec, role)
+
+
+def _warn_of(paper_scale: bool) -> None:
+    if paper_scale:
+        _log.warning("DoReFa's weights forget their scale; with batch normalisation folded in, training diverges")
 
 
 @dataclass(frozen=True)
@@ -248,6 +272,77 @@ class Academic:
         return self.quantizer(spec, role)
 
 
+@dataclass(frozen=True)
+class MinMax:
+    """Plain post-training quantisation: ranges from data, and nothing learned.
+
+    Attributes:
+        observer: of both roles where calibration names no other.
+    """
+
+    observer: str = "minmax"
+    name: ClassVar[str] = "minmax"
+    kind: ClassVar[Literal["qat", "ptq"]] = "ptq"
+    api_version: ClassVar[int] = API_VERSION
+
+    def make_quantizer(self, spec: QuantSpec, role: Role) -> Quantizer:
+        """A fixed range."""
+        return Quantizer(spec, role, observer=self.observer)
+
+    def apply(
+        self,
+        qmodel: nn.Module,
+        calib_loader: Iterable[Any],
+        *,
+        seed: int = 0,
+        steps: int = 0,
+        batches: int = 32,
+        observer: str | tuple[str, str] | None = None,
+    ) -> nn.Module:
+        """Calibrates and freezes, in place; nothing is drawn or learned, so seed and steps change nothing."""
+        del seed, steps
+        calibrate(qmodel, calib_loader, batches, observer)
+        for _, quantizer in quantizers_of(qmodel):
+            quantizer.freeze()
+        return qmodel
+
+
 LSQ, PACT, DOREFA, DSQ, STE = Lsq(), Pact(), Dorefa(), Dsq(), Ste()
+MINMAX, ADAROUND = MinMax(), AdaRound()
 QIL, APOT = Academic("qil", IntervalQuantizer), Academic("apot", PowersOfTwo)
-BUILT_IN: tuple[Algorithm, ...] = (LSQ, PACT, DOREFA, DSQ, STE, QIL, APOT)
+BUILT_IN: tuple[Algorithm, ...] = (@dataclass(frozen=True)
+class MinMax:
+    """Plain post-training quantisation: ranges from data, and nothing learned.
+
+    Attributes:
+        observer: of both roles where calibration names no other.
+    """
+
+    observer: str = "minmax"
+    name: ClassVar[str] = "minmax"
+    kind: ClassVar[Literal["qat", "ptq"]] = "ptq"
+    api_version: ClassVar[int] = API_VERSION
+
+    def make_quantizer(self, spec: QuantSpec, role: Role) -> Quantizer:
+        """A fixed range."""
+        return Quantizer(spec, role, observer=self.observer)
+
+    def apply(
+        self,
+        qmodel: nn.Module,
+        calib_loader: Iterable[Any],
+        *,
+        seed: int = 0,
+        steps: int = 0,
+        batches: int = 32,
+        observer: str | tuple[str, str] | None = None,
+    ) -> nn.Module:
+        """Calibrates and freezes, in place; nothing is drawn or learned, so seed and steps change nothing."""
+        del seed, steps
+        calibrate(qmodel, calib_loader, batches, observer)
+        for _, quantizer in quantizers_of(qmodel):
+            quantizer.freeze()
+        return qmodel
+
+
+LSQ, PACT, DOREFA, DSQ, STE, QIL, APOT, MINMAX, ADAROUND)

@@ -139,8 +139,9 @@ class LearnedClip(Quantizer):
     @torch.no_grad()
     def _grid(self) -> tuple[Tensor, Tensor]:
         low = torch.zeros_like(self.alpha) if self.spec.symmetric else self.low_alpha
-        rule = {"symmetric": self.spec.symmetric, "power_of_two": self.spec.pot_scale}
-        return grid_of_range(low, self.alpha, self.qmin, self.qmax, **rule)
+        return grid_of_range(
+            low, self.alpha, self.qmin, self.qmax, symmetric=self.spec.symmetric, power_of_two=self.spec.pot_scale
+        )
 
 
 class _Clipped(torch.autograd.Function):
@@ -234,6 +235,9 @@ class UnitRange(Quantizer):
         if self.spec.bits == 8:
             return
         low, _ = observer.extremes()
-        ends = low.new_tensor(-1.0 if low.min() < 0 else 0.0), low.new_tensor(1.0)
-        rule = {"symmetric": self.spec.symmetric, "power_of_two": self.spec.pot_scale}
-        self.set_grid(*grid_of_range(*ends, self.qmin, self.qmax, **rule))
+        low, high = low.new_tensor(-1.0 if low.min() < 0 else 0.0), low.new_tensor(1.0)
+        self.set_grid(
+            *grid_of_range(
+                low, high, self.qmin, self.qmax, symmetric=self.spec.symmetric, power_of_two=self.spec.pot_scale
+            )
+        )
