@@ -52,9 +52,11 @@ def learned_gradients(
     x: Tensor, upstream: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, axis: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, of the step sizes and of the real zero points, before any gain."""
+    if x.numel() == 0:
+        return upstream.clone(), torch.zeros_like(scale), torch.zeros_like(scale)
     scales, zeros, inner = _grids(x, scale, zero_point, axis)
     of_x = np.empty(x.shape, np.float32)
-    sums = np.zeros((2, -(-x.numel() // inner) if x.numel() else 0))
+    sums = np.zeros((2, -(-x.numel() // inner)))
     _in_threads(_learn, _flat(x), _flat(upstream), of_x.reshape(-1), sums, scales, zeros, inner, qmin, qmax)
     by_channel = sums.reshape(2, -1, len(scales)).sum(1) if scale.dim() else sums.sum(1)
     of_scale, of_zero = torch.from_numpy(np.asarray(by_channel, np.float32))

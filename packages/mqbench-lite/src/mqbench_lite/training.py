@@ -174,7 +174,8 @@ def train(
 
 def optimizer_of(qm: nn.Module, settings: TrainSettings) -> torch.optim.SGD:
     """SGD in two groups: weights and PACT's ends decay; biases, normalisation and step sizes do not."""
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in qm.named_parameters():
         if parameter.requires_grad:
             decays = parameter.dim() > 1 or name.rpartition(".")[2] in ("alpha", "low_alpha")
