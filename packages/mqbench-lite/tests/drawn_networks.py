@@ -55,7 +55,9 @@ class Builder:
         self.shapes[name] = self.shapes[x]
         return name
 
-    def conv(self, x: str, out: int, kernel: int, stride: int, padding: int, groups: int, per_channel: bool = True) -> str:
+    def conv(
+        self, x: str, out: int, kernel: int, stride: int, padding: int, groups: int, per_channel: bool = True
+    ) -> str:
         channels, height, width = self.shapes[x]
         size = [(side + 2 * padding - kernel) // stride + 1 for side in (height, width)]
         name = self.add(
@@ -165,7 +167,9 @@ def convolution(net: Builder, x: str, kind: str) -> str:
     kernel = int(net.rng.choice([k for k in (1, 3, 5) if k <= height + 2 * (k // 2)]))
     groups = channels if kind == "depthwise" else int(net.rng.choice([g for g in (1, 2, 4) if channels % g == 0]))
     out = groups * int(net.rng.integers(1, 4))
-    stride, padding = (1, kernel // 2) if kind == "same" else (int(net.rng.integers(1, 3)), int(net.rng.integers(0, kernel // 2 + 1)))
+    stride, padding = (
+        (1, kernel // 2) if kind == "same" else (int(net.rng.integers(1, 3)), int(net.rng.integers(0, kernel // 2 + 1)))
+    )
     if height + 2 * padding < kernel:
         padding = kernel // 2
     y = net.conv(x, out, kernel, stride, padding, groups, bool(net.rng.random() < 0.5))
@@ -179,7 +183,9 @@ def clipped(net: Builder, y: str, spread: float) -> str:
     if kind == "relu":
         return net.quantize(net.add("relu", (y,), shape), spread, rectified=True)
     if kind == "clip":
-        return net.quantize(net.add("clip", (y,), shape, low=0.0, high=spread * 0.7), spread, rectified=bool(net.rng.random() < 0.5))
+        return net.quantize(
+            net.add("clip", (y,), shape, low=0.0, high=spread * 0.7), spread, rectified=bool(net.rng.random() < 0.5)
+        )
     return net.quantize(y, spread)
 
 

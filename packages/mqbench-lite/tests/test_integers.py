@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnxruntime
-import pytest
 import torch
 from drawn_networks import network, recipes
 from hypothesis import HealthCheck, given, settings

@@ -95,9 +95,9 @@ class Accumulator(nn.Module):
         if self.bound.largest > INT32:
             problem = f"{node.name}: sums reach {self.bound.largest}, which int32 does not hold"
             raise ProfileError(problem, "raise the weight's least step size, so that the bias has fewer steps")
-        self.register_buffer("weight", torch.from_numpy(centred_weight(layer)).float())
+        self.register_buffer("weight", torch.tensor(centred_weight(layer)).float())
         bias = layer.bias if layer.bias is not None and layer.bias.dtype == np.int32 else None
-        self.register_buffer("bias", None if bias is None else torch.from_numpy(bias).double())
+        self.register_buffer("bias", None if bias is None else torch.tensor(bias).double())
 
     def forward(self, codes: Float[Tensor, "*shape"]) -> Float[Tensor, "*sums"]:
         """Sums over centred codes, of float32 or, where they may be larger than it holds, float64."""
@@ -139,4 +139,6 @@ def apply_layer(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None) -> T
     }
     named = {key: tuple(attributes[key]) for key in ("stride", "dilation", "output_padding") if key in attributes}
     with torch.backends.nnpack.flags(enabled=False):
-        return kinds[node.op][spatial - 1](x, weight, bias, padding=tuple(padding), groups=attributes["groups"], **named)
+        return kinds[node.op][spatial - 1](
+            x, weight, bias, padding=tuple(padding), groups=attributes["groups"], **named
+        )

@@ -74,7 +74,9 @@ def export(
         raise ExportError(f"format {format!r} is unknown", f"choose one of {', '.join(FORMATS)}")
     frozen = model if isinstance(model, QuantizedGraph) else model.freeze()
     target = Path(path)
-    style = clips or ("codes" if format == "qdq" and frozen.profile.startswith(("onnxruntime", "academic")) else "values")
+    style = clips or (
+        "codes" if format == "qdq" and frozen.profile.startswith(("onnxruntime", "academic")) else "values"
+    )
     content = to_onnx(frozen, style, opset).SerializeToString()
     write_atomically(target, content)
     qparams = target.with_suffix(".qparams.json")

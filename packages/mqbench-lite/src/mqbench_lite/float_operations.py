@@ -32,7 +32,7 @@ def evaluate(node: Node, inputs: Sequence[Tensor], constants: Mapping[str, np.nd
 
 def _normalize(node: Node, x: Tensor, constants: Mapping[str, np.ndarray]) -> Tensor:
     def constant(name: str) -> Tensor:
-        return torch.from_numpy(constants[f"{node.name}.{name}"]).to(x.device)
+        return torch.tensor(constants[f"{node.name}.{name}"]).to(x.device)
 
     if node.op == "layer_norm":
         shape = tuple(node.attributes["shape"])

@@ -68,6 +68,15 @@ def tensor_grids(model: QuantizedGraph) -> dict[str, QParams]:
     return grids
 
 
+def grid_owners(model: QuantizedGraph) -> dict[str, str]:
+    """The quantiser that made the codes, for every tensor that lies on a grid."""
+    owners: dict[str, str] = {}
+    for name in tensor_grids(model):
+        node = model.graph[name]
+        owners[name] = name if node.op == "quantize" else owners[node.inputs[0]]
+    return owners
+
+
 def same_grid(one: QParams | None, other: QParams | None) -> bool:
     """Whether two tensors' codes mean the same."""
     if one is None or other is None:
@@ -111,7 +120,8 @@ def _unit(model: QuantizedGraph, grids: dict[str, QParams], node: Node, clips: C
         return None
     between, end = _followers(model, node)
     if end is None:
-        return Unit(node) if node.op in LEAVES and not _ends_in_quantizer(model, node) else None
+        leaf = node.op in LEAVES and not _ends_in_quantizer(model, node) and not _has_float_bias(model, node)
+        return Unit(node) if leaf else None
     grid = model.grids[end.name]
     if clips == "values" and (is_narrow(grid, model.storage) or not _redundant(grid, between)):
         return None
@@ -125,6 +135,12 @@ def _reads_integers(model: QuantizedGraph, grids: dict[str, QParams], node: Node
     if node.op == "mean" and tuple(node.attributes["axes"]) != POOLED:
         return False
     return all(name in grids for name in node.inputs)
+
+
+def _has_float_bias(model: QuantizedGraph, node: Node) -> bool:
+    """Engines round a float bias to codes where the result is quantised, and only there."""
+    bias = model.layers[node.name].bias if node.op in LAYERS else None
+    return bias is not None and bias.dtype != np.int32
 
 
 def _followers(model: QuantizedGraph, node: Node) -> tuple[tuple[Node, ...], Node | None]:

@@ -7,22 +7,23 @@ is computed in float32 (`coverage` says what).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int32
 from torch import Tensor, nn
 
-from mqbench_lite.accumulation import Accumulator, Bound, apply_layer, along, centred_weight, channel_axis
+from mqbench_lite.accumulation import Accumulator, Bound, along, apply_layer, centred_weight, channel_axis
 from mqbench_lite.errors import ProfileError
 from mqbench_lite.float_operations import evaluate
-from mqbench_lite.fusion import Clips, Unit, code_limits, same_grid, stored_range, tensor_grids, units
-from mqbench_lite.graph import KEEPS_GRID, LAYERS, Layer, Node, QParams, QuantizedGraph
-from mqbench_lite.pooling import average_pool, global_average
+from mqbench_lite.fusion import Clips, Unit, code_limits, grid_owners, same_grid, stored_range, tensor_grids, units
+from mqbench_lite.graph import LAYERS, Layer, Node, QParams, QuantizedGraph
+from mqbench_lite.pooling import average_pool, global_average, reduce_mean
 from mqbench_lite.rescaling import add, multiply, quantize, requantize, rescale
 
 if TYPE_CHECKING:
@@ -52,14 +53,23 @@ class IntegerModel(nn.Module):
         clips: as it is exported; `codes` has every layer between two quantisers on integers, `values` only those whose
             ReLU or clip the quantiser makes redundant.
         floats: names of operations that are known to run in float.
+        held: the type of each quantiser's codes in the engine, by its name, where it is not the model's `storage`.
 
     Raises:
         ProfileError: a layer's sums may leave int32.
     """
 
-    def __init__(self, model: QuantizedGraph, *, clips: Clips = "codes", floats: Set[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        model: QuantizedGraph,
+        *,
+        clips: Clips = "codes",
+        floats: Set[str] = frozenset(),
+        held: Mapping[str, Literal["u8", "s8"]] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.floats, self.held = model, floats, held
+        self.owners = grid_owners(model)
         self.units = units(model, clips, floats)
         self.grids = tensor_grids(model)
         self.layers = nn.ModuleDict()
@@ -78,8 +88,8 @@ class IntegerModel(nn.Module):
         """
         from mqbench_lite.reading import parse
 
-        model, floats = parse(Path(path))
-        return cls(model, clips="values", floats=floats)
+        parsed = parse(Path(path))
+        return cls(parsed.model, floats=parsed.floats, held=parsed.held)
 
     @property
     def bounds(self) -> dict[str, Bound]:
@@ -100,21 +110,21 @@ class IntegerModel(nn.Module):
         )
 
     @torch.no_grad()
-    def forward(self, *inputs: Float[Tensor, "..."]) -> Any:
+    def forward(self, *inputs: Float[Tensor, ...]) -> Any:
         """The model's outputs as float32: a tensor, or a tuple of several."""
         found = self._run(inputs, set(self.model.graph.outputs))
         outputs = tuple(found[name].values for name in self.model.graph.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
     @torch.no_grad()
-    def codes(self, *inputs: Float[Tensor, "..."]) -> dict[str, Int32[np.ndarray, "..."]]:
+    def codes(self, *inputs: Float[Tensor, ...]) -> dict[str, Int32[np.ndarray, ...]]:
         """The codes of every quantiser, by its name."""
         wanted = set(self.model.grids)
         found = self._run(inputs, wanted)
         return {name: _codes(found[name]) for name in self.model.grids if name in found}
 
     @torch.no_grad()
-    def shapes(self, *inputs: Float[Tensor, "..."]) -> dict[str, tuple[int, ...]]:
+    def shapes(self, *inputs: Float[Tensor, ...]) -> dict[str, tuple[int, ...]]:
         """Shapes of all tensors but those inside integer units."""
         return {name: tuple(x.content.shape) for name, x in self._run(inputs, set(self._steps)).items()}
 
@@ -141,10 +151,14 @@ class IntegerModel(nn.Module):
         if node.op in LAYERS:
             return self._layer_step(node)
         if node.op == "constant":
-            value = torch.from_numpy(np.asarray(self.model.constants[node.name]))
+            value = torch.tensor(np.asarray(self.model.constants[node.name]))
             return lambda live: _Tensor(value)
+        if node.op == "mean" and node.name in self.floats:
+            return lambda live: _Tensor(reduce_mean(live[node.inputs[0]].values, node.attributes))
         if node.name in self.grids:  # the codes move, none changes
-            return lambda live: _Tensor(self._evaluate(node, [live[x].content for x in node.inputs]), self.grids[node.name])
+            return lambda live: _Tensor(
+                self._evaluate(node, [live[x].content for x in node.inputs]), self.grids[node.name]
+            )
         return lambda live: _Tensor(self._evaluate(node, [live[x].values for x in node.inputs]))
 
     def _evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
@@ -157,16 +171,18 @@ class IntegerModel(nn.Module):
     def _layer_step(self, node: Node) -> Step:
         """A layer whose result stays float: exact sums, rescaled, where it reads codes."""
         layer, read, axis = self.model.layers[node.name], self.grids.get(node.inputs[0]), channel_axis(node)
-        bias = None if layer.bias is None else torch.from_numpy(layer.bias)
+        bias = None if layer.bias is None else torch.tensor(layer.bias)
         if layer.grid is None or read is None:
-            weight = torch.from_numpy(layer.weight).float()
+            weight = torch.tensor(layer.weight).float()
             if layer.grid is not None:
-                weight = torch.from_numpy(centred_weight(layer).astype(np.float32) * _per_channel(layer, layer.grid))
+                weight = torch.tensor(centred_weight(layer).astype(np.float32) * _per_channel(layer, layer.grid))
             if bias is not None and bias.dtype == torch.int32:
-                raise ProfileError(f"{node.name}: an integer bias needs grids of the input and the weight", "give float32")
+                raise ProfileError(
+                    f"{node.name}: an integer bias needs grids of the input and the weight", "give float32"
+                )
             return lambda live: _Tensor(apply_layer(node, live[node.inputs[0]].values, weight, bias))
         sums = self._accumulator(node, layer, read)
-        multipliers = torch.from_numpy(np.atleast_1d(read.scale * layer.grid.scale))
+        multipliers = torch.tensor(np.atleast_1d(read.scale * layer.grid.scale))
 
         def step(live: dict[str, _Tensor]) -> _Tensor:
             values = rescale(sums(live[node.inputs[0]].content), multipliers, axis)
@@ -191,10 +207,12 @@ class IntegerModel(nn.Module):
             return self._product_step(unit, grid)
         if node.op == "concat":
             axis = node.attributes["axis"]
-            return lambda live: _Tensor(torch.cat([_to_grid(live[x], grid, low, high) for x in node.inputs], axis), grid)
+            return lambda live: _Tensor(
+                torch.cat([_to_grid(live[x], grid, low, high) for x in node.inputs], axis), grid
+            )
         read = [self.grids[name] for name in node.inputs]
         scales = (*(float(each.scale) for each in read), float(grid.scale))
-        zeros = (*(self._stored_zero(each) for each in read), self._stored_zero(grid))
+        zeros = tuple(self._stored_zero(name) for name in (*node.inputs, unit.end.name))
 
         def step(live: dict[str, _Tensor]) -> _Tensor:
             operands = [live[name].content for name in node.inputs]
@@ -210,9 +228,13 @@ class IntegerModel(nn.Module):
 
     def _requantized_step(self, unit: Unit, grid: QParams, low: int, high: int) -> Step:
         node, layer, read = unit.node, self.model.layers[unit.node.name], self.grids[unit.node.inputs[0]]
+        if layer.grid is None:
+            raise ProfileError(f"{node.name}: its weight has no grid", "quantise it")
+        steps = np.atleast_1d(read.scale * layer.grid.scale)
+        if layer.bias is not None and layer.bias.dtype != np.int32:
+            layer = replace(layer, bias=np.rint(layer.bias / steps).astype(np.int32))
         sums, axis = self._accumulator(node, layer, read), channel_axis(node)
-        weight_scale = np.atleast_1d(layer.grid.scale) if layer.grid is not None else np.ones(1, np.float32)
-        multipliers = torch.from_numpy(read.scale * weight_scale / grid.scale)
+        multipliers = torch.tensor(steps / grid.scale)
         return lambda live: _Tensor(requantize(sums(live[node.inputs[0]].content), multipliers, axis, low, high), grid)
 
     def _product_step(self, unit: Unit, grid: QParams | None) -> Step:
@@ -224,13 +246,14 @@ class IntegerModel(nn.Module):
         def step(live: dict[str, _Tensor]) -> _Tensor:
             sums = torch.matmul(*(live[name].content.double() for name in node.inputs))
             if grid is None:
-                return _Tensor(rescale(sums, torch.from_numpy(scale), -1))
-            return _Tensor(requantize(sums, torch.from_numpy(scale / grid.scale), -1, *_centred(grid, unit.clips)), grid)
+                return _Tensor(rescale(sums, torch.tensor(scale), -1))
+            return _Tensor(requantize(sums, torch.tensor(scale / grid.scale), -1, *_centred(grid, unit.clips)), grid)
 
         return step
 
-    def _stored_zero(self, grid: QParams) -> int:
-        return int(grid.zero_point) + stored_range(grid, self.model.storage)[0]
+    def _stored_zero(self, name: str) -> int:
+        grid, storage = self.grids[name], self.held.get(self.owners[name], self.model.storage)
+        return int(grid.zero_point) + stored_range(grid, storage)[0]
 
 
 def _to_grid(x: _Tensor, grid: QParams, low: int, high: int) -> Tensor:

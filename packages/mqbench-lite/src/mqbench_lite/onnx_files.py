@@ -140,7 +140,10 @@ class Writer:
         low, high = code_limits(grid, between)
         if self.clips == "values" and (low, high) != (least, most):
             limits = [np.float32((code - int(grid.zero_point)) * float(grid.scale)) for code in (low, high)]
-            names = [self.constant(f"{node.name}/{end}", np.asarray(x)) for end, x in zip(("low", "high"), limits, strict=True)]
+            names = [
+                self.constant(f"{node.name}/{end}", np.asarray(x))
+                for end, x in zip(("low", "high"), limits, strict=True)
+            ]
             source = self.add("Clip", [source, *names], f"{node.name}/clipped")
         codes = self.add("QuantizeLinear", [source, *self._grid_constants(scale, zero_point)], f"{node.name}/q")
         if self.clips == "codes":
@@ -164,7 +167,7 @@ class Writer:
         if any(reader.op != "quantize" for reader in self.model.graph.readers(node.name)):
             scale, zero_point, _ = self._stored(self.grids[node.name])
             parameters = self._grid_constants(scale, zero_point)
-            self.codes[node.name] = self.add("QuantizeLinear", [node.name, *parameters], f"{node.name}/q")
+            self.codes[node.name] = self.add("QuantizeLinear", [node.name, *parameters], f"{node.name}/again/q")
 
     def _layer(self, node: Node) -> None:
         layer, read = self.model.layers[node.name], self.grids.get(node.inputs[0])

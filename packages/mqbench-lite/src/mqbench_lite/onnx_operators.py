@@ -125,7 +125,7 @@ def _avg_pool(writer: Writer, node: Node, inputs: Sequence[str], output: str) ->
 
 def _mean(writer: Writer, node: Node, inputs: Sequence[str], output: str) -> str:
     axes, keep = list(node.attributes["axes"]), node.attributes["keep"]
-    if tuple(axes) == POOLED and len(writer.shapes[node.inputs[0]]) == 4:  # noqa: PLR2004 -- images
+    if tuple(axes) == POOLED and len(writer.shapes[node.inputs[0]]) == 4:
         writer.add("GlobalAveragePool", inputs, output)
         if not keep:
             writer.move_last(node, "Squeeze", writer.constant(f"{output}/axes", np.asarray(axes)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, no_type_check
 
+import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -72,6 +73,65 @@ def average_pool(
     return levels.round_().sub_(float(zero_point)).clamp_(low, high)
 
 
+def reduce_mean(values: Float[Tensor, "*shape"], attributes: Mapping[str, Any]) -> Float[Tensor, "*reduced"]:
+    """Means of float32 values; over the last axes, in the order of ONNX Runtime's ReduceMean.
+
+    Args:
+        values: contiguous values.
+        attributes: those of a `mean` node.
+
+    Reference: Eigen's `redux` with packets of four, which start where addresses are multiples of 16.
+    """
+    axes, rank = sorted(axis % values.dim() for axis in attributes["axes"]), values.dim()
+    if axes != list(range(rank - len(axes), rank)) or not values.is_cpu:
+        return values.mean(axes, attributes["keep"])
+    kept = values.shape[: rank - len(axes)]
+    rows = values.contiguous().reshape(int(np.prod(kept)), -1)
+    means = np.empty(len(rows), np.float32)
+    _row_means(rows.numpy(), means)
+    return (
+        torch.tensor(means).reshape(*kept, *(1,) * len(axes))
+        if attributes["keep"]
+        else torch.tensor(means).reshape(kept)
+    )
+
+
+@numba.njit("void(float32[:, ::1], float32[::1])", cache=True, nogil=True)
+@no_type_check
+def _row_means(rows, means):
+    size = rows.shape[1]
+    for at in range(len(rows)):
+        row = rows[at]
+        start = min((4 - (at * size) % 4) % 4, size)
+        packets = (size - start) // 4
+        end = start + 4 * packets
+        if packets == 0:
+            total = row[0]
+            for i in range(1, size):
+                total += row[i]
+            means[at] = total / np.float32(size)
+            continue
+        even, odd = row[start : start + 4].copy(), np.zeros(4, np.float32)
+        pairs = packets // 2
+        if packets > 1:
+            odd[:] = row[start + 4 : start + 8]
+            for pair in range(1, pairs):
+                for lane in range(4):
+                    even[lane] += row[start + 8 * pair + lane]
+                    odd[lane] += row[start + 8 * pair + 4 + lane]
+            for lane in range(4):
+                even[lane] += odd[lane]
+            if packets % 2:
+                for lane in range(4):
+                    even[lane] += row[end - 4 + lane]
+        total = (even[0] + even[2]) + (even[1] + even[3])
+        for i in range(start):
+            total += row[i]
+        for i in range(end, size):
+            total += row[i]
+        means[at] = total / np.float32(size)
+
+
 def _windows(size: int, kernel: int, stride: int, padding: int, ceil: bool) -> list[int]:
     """How many elements of the axis each window covers; with `ceil`, none starts beyond the left padding."""
     steps = (size + 2 * padding - kernel + (stride - 1 if ceil else 0)) // stride
@@ -83,7 +143,7 @@ def _windows(size: int, kernel: int, stride: int, padding: int, ceil: bool) -> l
 
 def _counts(
     windows: Sequence[list[int]], kernel: Sequence[int], count_padding: bool, device: torch.device
-) -> Float[Tensor, "..."]:
+) -> Float[Tensor, ...]:
     if count_padding:
         return torch.tensor(float(np.prod(kernel)), device=device)
     counts = [torch.tensor(covered, dtype=torch.float32, device=device) for covered in windows]

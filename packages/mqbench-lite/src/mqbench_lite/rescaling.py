@@ -18,9 +18,7 @@ from torch import Tensor
 from mqbench_lite.accumulation import along
 
 
-def quantize(
-    x: Float[Tensor, "*shape"], scale: float, low: int, high: int
-) -> Float[Tensor, "*shape"]:
+def quantize(x: Float[Tensor, "*shape"], scale: float, low: int, high: int) -> Float[Tensor, "*shape"]:
     """Codes clamp(round(x / s), low, high), half to even.
 
     Args:
@@ -54,7 +52,9 @@ def requantize(
     if not _is_plain(values):
         return values.mul_(along(multipliers, values, axis)).round_().clamp_(low, high)
     channels = multipliers.numpy()
-    inner = int(np.prod(values.shape[axis % values.dim() + 1 :], dtype=np.int64)) if len(channels) > 1 else values.numel()
+    inner = (
+        int(np.prod(values.shape[axis % values.dim() + 1 :], dtype=np.int64)) if len(channels) > 1 else values.numel()
+    )
     _requantize(_flat(values), channels, max(inner, 1), np.float32(low), np.float32(high))
     return values
 
