@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Tensor:
+class Tensorlike:
     """What flows between nodes: float values, or centred codes of a grid, held as float32."""
 
     content: Tensor
@@ -42,7 +42,7 @@ class _Tensor:
         return self.content if self.grid is None else self.content * float(self.grid.scale)
 
 
-Step = Callable[[dict[str, _Tensor]], _Tensor]
+Step = Callable[[dict[str, Tensorlike]], Tensorlike]
 
 
 class IntegerModel(nn.Module):
@@ -128,11 +128,11 @@ class IntegerModel(nn.Module):
         """Shapes of all tensors but those inside integer units."""
         return {name: tuple(x.content.shape) for name, x in self._run(inputs, set(self._steps)).items()}
 
-    def _run(self, inputs: tuple[Tensor, ...], wanted: set[str]) -> dict[str, _Tensor]:
+    def _run(self, inputs: tuple[Tensor, ...], wanted: set[str]) -> dict[str, Tensorlike]:
         names = self.model.graph.inputs
         if len(inputs) != len(names):
             raise TypeError(f"the model takes {len(names)} inputs ({', '.join(names)}), got {len(inputs)}")
-        live = {name: _Tensor(value) for name, value in zip(names, inputs, strict=True)}
+        live = {name: Tensorlike(value) for name, value in zip(names, inputs, strict=True)}
         with _exact_products():
             for name, step in self._steps.items():
                 if name not in live:
@@ -152,21 +152,21 @@ class IntegerModel(nn.Module):
             return self._layer_step(node)
         if node.op == "constant":
             value = torch.tensor(np.asarray(self.model.constants[node.name]))
-            return lambda live: _Tensor(value)
+            return lambda live: Tensorlike(value)
         if node.op == "mean" and node.name in self.floats:
-            return lambda live: _Tensor(reduce_mean(live[node.inputs[0]].values, node.attributes))
+            return lambda live: Tensorlike(reduce_mean(live[node.inputs[0]].values, node.attributes))
         if node.name in self.grids:  # the codes move, none changes
-            return lambda live: _Tensor(
+            return lambda live: Tensorlike(
                 self._evaluate(node, [live[x].content for x in node.inputs]), self.grids[node.name]
             )
-        return lambda live: _Tensor(self._evaluate(node, [live[x].values for x in node.inputs]))
+        return lambda live: Tensorlike(self._evaluate(node, [live[x].values for x in node.inputs]))
 
     def _evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
         return evaluate(node, inputs, self.model.constants).contiguous()
 
     def _quantize_step(self, node: Node) -> Step:
         grid = self.model.grids[node.name]
-        return lambda live: _Tensor(_to_grid(live[node.inputs[0]], grid, *_centred(grid, ())), grid)
+        return lambda live: Tensorlike(_to_grid(live[node.inputs[0]], grid, *_centred(grid, ())), grid)
 
     def _layer_step(self, node: Node) -> Step:
         """A layer whose result stays float: exact sums, rescaled, where it reads codes."""
@@ -180,13 +180,13 @@ class IntegerModel(nn.Module):
                 raise ProfileError(
                     f"{node.name}: an integer bias needs grids of the input and the weight", "give float32"
                 )
-            return lambda live: _Tensor(apply_layer(node, live[node.inputs[0]].values, weight, bias))
+            return lambda live: Tensorlike(apply_layer(node, live[node.inputs[0]].values, weight, bias))
         sums = self._accumulator(node, layer, read)
         multipliers = torch.tensor(np.atleast_1d(read.scale * layer.grid.scale))
 
-        def step(live: dict[str, _Tensor]) -> _Tensor:
+        def step(live: dict[str, Tensorlike]) -> Tensorlike:
             values = rescale(sums(live[node.inputs[0]].content), multipliers, axis)
-            return _Tensor(values if bias is None or bias.dtype == torch.int32 else values + along(bias, values, axis))
+            return Tensorlike(values if bias is None or bias.dtype == torch.int32 else values + along(bias, values, axis))
 
         return step
 
@@ -207,22 +207,22 @@ class IntegerModel(nn.Module):
             return self._product_step(unit, grid)
         if node.op == "concat":
             axis = node.attributes["axis"]
-            return lambda live: _Tensor(
+            return lambda live: Tensorlike(
                 torch.cat([_to_grid(live[x], grid, low, high) for x in node.inputs], axis), grid
             )
         read = [self.grids[name] for name in node.inputs]
         scales = (*(float(each.scale) for each in read), float(grid.scale))
         zeros = tuple(self._stored_zero(name) for name in (*node.inputs, unit.end.name))
 
-        def step(live: dict[str, _Tensor]) -> _Tensor:
+        def step(live: dict[str, Tensorlike]) -> Tensorlike:
             operands = [live[name].content for name in node.inputs]
             if node.op == "add":
-                return _Tensor(add(*operands, scales, zeros, low, high), grid)
+                return Tensorlike(add(*operands, scales, zeros, low, high), grid)
             if node.op == "mul":
-                return _Tensor(multiply(*operands, scales, zeros[-1], low, high), grid)
+                return Tensorlike(multiply(*operands, scales, zeros[-1], low, high), grid)
             if node.op == "mean":
-                return _Tensor(global_average(*operands, node.attributes["keep"], scales, low, high), grid)
-            return _Tensor(average_pool(*operands, node.attributes, scales, zeros[-1], low, high), grid)
+                return Tensorlike(global_average(*operands, node.attributes["keep"], scales, low, high), grid)
+            return Tensorlike(average_pool(*operands, node.attributes, scales, zeros[-1], low, high), grid)
 
         return step
 
@@ -235,7 +235,7 @@ class IntegerModel(nn.Module):
             layer = replace(layer, bias=np.rint(layer.bias / steps).astype(np.int32))
         sums, axis = self._accumulator(node, layer, read), channel_axis(node)
         multipliers = torch.tensor(steps / grid.scale)
-        return lambda live: _Tensor(requantize(sums(live[node.inputs[0]].content), multipliers, axis, low, high), grid)
+        return lambda live: Tensorlike(requantize(sums(live[node.inputs[0]].content), multipliers, axis, low, high), grid)
 
     def _product_step(self, unit: Unit, grid: QParams | None) -> Step:
         """A product of two tensors of codes."""
@@ -243,11 +243,11 @@ class IntegerModel(nn.Module):
         first, second = (self.grids[name] for name in node.inputs)
         scale = np.atleast_1d(first.scale * second.scale)
 
-        def step(live: dict[str, _Tensor]) -> _Tensor:
+        def step(live: dict[str, Tensorlike]) -> Tensorlike:
             sums = torch.matmul(*(live[name].content.double() for name in node.inputs))
             if grid is None:
-                return _Tensor(rescale(sums, torch.tensor(scale), -1))
-            return _Tensor(requantize(sums, torch.tensor(scale / grid.scale), -1, *_centred(grid, unit.clips)), grid)
+                return Tensorlike(rescale(sums, torch.tensor(scale), -1))
+            return Tensorlike(requantize(sums, torch.tensor(scale / grid.scale), -1, *_centred(grid, unit.clips)), grid)
 
         return step
 
@@ -256,7 +256,7 @@ class IntegerModel(nn.Module):
         return int(grid.zero_point) + stored_range(grid, storage)[0]
 
 
-def _to_grid(x: _Tensor, grid: QParams, low: int, high: int) -> Tensor:
+def _to_grid(x: Tensorlike, grid: QParams, low: int, high: int) -> Tensor:
     if x.grid is not None and same_grid(x.grid, grid):
         return x.content.clamp(low, high)
     return quantize(x.values.contiguous(), float(grid.scale), low, high)
@@ -267,7 +267,7 @@ def _centred(grid: QParams, clips: tuple[Node, ...]) -> tuple[int, int]:
     return low - int(grid.zero_point), high - int(grid.zero_point)
 
 
-def _codes(x: _Tensor) -> np.ndarray:
+def _codes(x: Tensorlike) -> np.ndarray:
     if x.grid is None:
         raise TypeError("a tensor without a grid has no codes")
     return x.content.cpu().numpy().astype(np.int32) + int(x.grid.zero_point)
