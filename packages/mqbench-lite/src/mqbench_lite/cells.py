@@ -93,7 +93,9 @@ def quantised(cell: Cell, network: FloatNetwork, *, run: Run | None = None) -> Q
     config, net, preprocessing = cell.config, network.model, network.preprocessing
     weight_bits, act_bits = map(int, cell.bits.split("/"))
     ranges = cell.algorithm in RANGES
-    algorithm = algorithms.get("minmax" if ranges else cell.algorithm, **({} if ranges else config.options_of(cell.algorithm)))
+    algorithm = algorithms.get(
+        "minmax" if ranges else cell.algorithm, **({} if ranges else config.options_of(cell.algorithm))
+    )
     training_part = samples(config.data, "train", preprocessing)
     calibration = some(training_part, config.calibration, config.batch_size, cell.seed)
     example = next(iter(calibration))[0][:2]
@@ -115,7 +117,9 @@ def quantised(cell: Cell, network: FloatNetwork, *, run: Run | None = None) -> Q
         torch.manual_seed(cell.seed)
         loader = Loader(training_part, config.batch_size, seed=cell.seed, drop_last=True)
         settings = TrainSettings(lr=config.lr, weight_decay=config.weight_decay)
-        train(qm, loader, steps=config.steps, settings=settings, device=config.device, run=run, progress=run is not None)
+        train(
+            qm, loader, steps=config.steps, settings=settings, device=config.device, run=run, progress=run is not None
+        )
     qm.freeze_quantizers()
     return qm.eval()
 

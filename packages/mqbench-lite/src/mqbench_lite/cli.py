@@ -149,9 +149,7 @@ class Grid(cli.RunCommand, cli.Configured):
 
         config = self.settings(GridConfig)
         with self.open_run(config) as run:
-            rows, failures = run_grid(
-                run, config, workers=self.workers, cluster=self.cluster, progress=not self.quiet
-            )
+            rows, failures = run_grid(run, config, workers=self.workers, cluster=self.cluster, progress=not self.quiet)
             if not failures and not run.finished:
                 run.finish({"points": len(rows)})
         boards = leaderboard(rows)
@@ -235,7 +233,10 @@ def _quantize_tables(result: dict[str, Any]) -> Any:
 
 def _doctor_tables(facts: dict[str, Any]) -> Any:
     engines = [
-        {"engine": name, "versions": ", ".join(f"{k} {v}" for k, v in found.items()) if isinstance(found, dict) else found}
+        {
+            "engine": name,
+            "versions": ", ".join(f"{k} {v}" for k, v in found.items()) if isinstance(found, dict) else found,
+        }
         for name, found in facts["engines"].items()
     ]
     lines = [
@@ -285,4 +286,6 @@ def main() -> int:
         "grid": Grid,
         "sensitivity": Sensitivity,
     }
-    return cli.main("mqbench-lite", {**jobs, **cli.shared(claims="mqbench_lite.claims:CLAIMS", benchmarks="mqbench_lite")})
+    return cli.main(
+        "mqbench-lite", {**jobs, **cli.shared(claims="mqbench_lite.claims:CLAIMS", benchmarks="mqbench_lite")}
+    )

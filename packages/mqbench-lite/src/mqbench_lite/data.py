@@ -99,7 +99,9 @@ def samples(source: Path | None, part: Part, preprocessing: Preprocessing) -> Ar
         return Arrays(preprocessing.normalised(x), torch.from_numpy(y))
     folders = [source / name for name in FOLDERS[part] if (source / name).is_dir()]
     if not folders:
-        raise DataError(f"{source} has no folder {' or '.join(FOLDERS[part])}", "lay it out as ImageNet is, or as IDX files")
+        raise DataError(
+            f"{source} has no folder {' or '.join(FOLDERS[part])}", "lay it out as ImageNet is, or as IDX files"
+        )
     listed = image_folder(folders[0])
     return ImageFiles(tuple(listed.paths), np.asarray(listed.labels, np.int64), preprocessing)
 

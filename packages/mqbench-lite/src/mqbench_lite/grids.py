@@ -76,7 +76,9 @@ class GridConfig:
         for pair in self.bits:
             widths = [int(part) for part in pair.split("/") if part.isdecimal()]
             if len(widths) != 2 or pair.count("/") != 1 or not all(MIN_BITS <= w <= MAX_BITS for w in widths):
-                raise MQBenchError(f"bits {pair!r}", f"give {MIN_BITS} to {MAX_BITS} of weights and activations, as 4/4")
+                raise MQBenchError(
+                    f"bits {pair!r}", f"give {MIN_BITS} to {MAX_BITS} of weights and activations, as 4/4"
+                )
         for name in self.profiles:
             profiles.get(name)
 

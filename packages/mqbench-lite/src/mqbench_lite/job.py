@@ -94,9 +94,7 @@ def verify_job(file: Path, engines: Sequence[str], data: Path | None, count: int
     return verify(graph, artifact, engines, Loader(some_of_it, BATCH, shuffle=False))
 
 
-def sensitivity_job(
-    config: GridConfig, profile: str, bits: str, observer: str, seed: int
-) -> list[dict[str, Any]]:
+def sensitivity_job(config: GridConfig, profile: str, bits: str, observer: str, seed: int) -> list[dict[str, Any]]:
     """What each layer costs if it alone is quantised, weight and input.
 
     Args:

@@ -140,9 +140,7 @@ def _table(network: str, bits: str, results: list[Mapping[str, Any]]) -> Table:
     return Table(network, bits, float(results[0]["float_accuracy"]), profiles, ranked)
 
 
-def _score(
-    network: str, bits: str, algorithm: str, profile: str, results: list[Mapping[str, Any]]
-) -> Score | None:
+def _score(network: str, bits: str, algorithm: str, profile: str, results: list[Mapping[str, Any]]) -> Score | None:
     values = [float(result["accuracy"]) for result in results if result["profile"] == profile]
     if not values:
         return None
@@ -160,4 +158,3 @@ def _row(algorithm: str, profiles: tuple[str, ...], scores: dict[str, Score]) ->
     academic = scores.get(ACADEMIC)
     gap = academic.mean - mean if academic is not None and mean is not None else None
     return Row(algorithm, scores, None, mean, spread, gap)
-

@@ -89,7 +89,9 @@ def _train(net: nn.Module, data: Path | None) -> None:
 
 def _recipe(data: Path | None) -> str:
     """Tells nets apart that were trained otherwise: a digest of the sources, of torch's version, of the images' place."""
-    sources = b"".join(Path(__file__).with_name(name).read_bytes() for name in ("miniature.py", "networks.py", "data.py"))
+    sources = b"".join(
+        Path(__file__).with_name(name).read_bytes() for name in ("miniature.py", "networks.py", "data.py")
+    )
     facts = f"{torch.__version__} {data and data.resolve()}".encode()
     return hashlib.sha256(sources + facts).hexdigest()[:12]
 

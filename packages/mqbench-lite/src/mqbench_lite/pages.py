@@ -38,12 +38,16 @@ def leaderboard_page(
             Picture("academic accuracy against the devices'", dumbbells(table), ".svg"),
         ]
         title = f"{table.network}, W/A {table.bits}"
-        texts = [f"Accuracy in percent of the test part, mean ± standard deviation over seeds; float {table.float_accuracy:.2f}."]
+        texts = [
+            f"Accuracy in percent of the test part, mean ± standard deviation over seeds; float {table.float_accuracy:.2f}."
+        ]
         sections.append(Section(title, texts, [heads, *cells], pictures=pictures))
     sections.append(_devices(row["profile"] for row in rows))
     agreement = _agreement(rows)
     if agreement:
-        sections.append(Section("What engines gave", ["Every output of the exported file against the integer model's."], agreement))
+        sections.append(
+            Section("What engines gave", ["Every output of the exported file against the integer model's."], agreement)
+        )
     if failures:
         sections.append(Section("Points that failed", (), [["point", "why"], *map(list, failures.items())], words=True))
     lead = (
@@ -73,7 +77,15 @@ def _devices(names: Iterable[str]) -> Section:
 
 
 def _agreement(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    heads = ["point", "engine", "samples", "differing outputs", "largest difference", "same top-1 (%)", "layers on integers (%)"]
+    heads = [
+        "point",
+        "engine",
+        "samples",
+        "differing outputs",
+        "largest difference",
+        "same top-1 (%)",
+        "layers on integers (%)",
+    ]
     table = []
     for row in rows:
         for found in row["engines"].get("engines", ()):
@@ -97,14 +109,27 @@ def agreement_page(file: str, rows: Sequence[Mapping[str, Any]]) -> str:
     from core_utils.document import Section, document
     from core_utils.runs import environment
 
-    heads = ["engine", "samples", "differing outputs", "largest", "mean", "max LSB", "same top-1 (%)", "layers on integers (%)"]
+    heads = [
+        "engine",
+        "samples",
+        "differing outputs",
+        "largest",
+        "mean",
+        "max LSB",
+        "same top-1 (%)",
+        "layers on integers (%)",
+    ]
     table = [heads]
     notes = []
     for row in rows:
         if row["skipped"]:
             table.append([row["engine"], row["skipped"], *[""] * 6])
             continue
-        figures = [f"{row['differing']} of {row['logits']}", f"{row['max_difference']:.3g}", f"{row['mean_difference']:.3g}"]
+        figures = [
+            f"{row['differing']} of {row['logits']}",
+            f"{row['max_difference']:.3g}",
+            f"{row['mean_difference']:.3g}",
+        ]
         lsb = "-" if row["max_lsb"] is None else str(row["max_lsb"])
         shares = [f"{100 * row['top1']:.2f}", f"{100 * row['layers']:.0f}"]
         table.append([row["engine"], str(row["samples"]), *figures, lsb, *shares])

@@ -38,7 +38,9 @@ _PTQ = {
     ("minmax", "tensorrt", 8, 8): (70.33, 76.72, 72.50, 73.28, 74.75),
     ("mse", "tensorrt", 8, 8): (70.55, 77.79, 72.56, 73.41, 74.70),
 }
-_QUOTED = {("mobilenet_v2", "lsq", "academic", 4, 4): Published(70.6, "the paper's figure as a user of the toolkit quotes it")}
+_QUOTED = {
+    ("mobilenet_v2", "lsq", "academic", 4, 4): Published(70.6, "the paper's figure as a user of the toolkit quotes it")
+}
 
 
 def published(network: str, algorithm: str, profile: str, weight_bits: int, act_bits: int) -> Published | None:

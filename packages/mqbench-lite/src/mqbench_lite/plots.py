@@ -33,9 +33,13 @@ def accuracy_map(table: Table) -> bytes:
     axes.set_yticks(range(height), [row.algorithm for row in table.rows], fontsize="small")
     middle = (np.nanmax(values) + low) / 2
     for (line, column), value in np.ndenumerate(values):
-        text, colour = ("failed", "black") if np.isnan(value) else (f"{value:.1f}", "white" if value > middle else "black")
+        text, colour = (
+            ("failed", "black") if np.isnan(value) else (f"{value:.1f}", "white" if value > middle else "black")
+        )
         axes.text(column, line, text, ha="center", va="center", fontsize="small", color=colour)
-    axes.set_title(f"{table.network}, W/A {table.bits}: accuracy (%), float {table.float_accuracy:.1f}", fontsize="medium")
+    axes.set_title(
+        f"{table.network}, W/A {table.bits}: accuracy (%), float {table.float_accuracy:.1f}", fontsize="medium"
+    )
     return _svg(figure)
 
 
@@ -49,7 +53,9 @@ def dumbbells(table: Table) -> bytes:
         means = [score.mean for name, score in row.scores.items() if name != ACADEMIC]
         if means:
             axes.plot([min(means), max(means)], [place, place], color=ORANGE, linewidth=5, alpha=0.3)
-            axes.plot(np.mean(means), place, "s", color=ORANGE, label="hardware: mean and range" if place == 0 else None)
+            axes.plot(
+                np.mean(means), place, "s", color=ORANGE, label="hardware: mean and range" if place == 0 else None
+            )
         if ACADEMIC in row.scores:
             axes.plot(row.scores[ACADEMIC].mean, place, "o", color=BLUE, label="academic" if place == 0 else None)
     axes.axvline(table.float_accuracy, color="black", linewidth=0.8, linestyle=":", label="float")
