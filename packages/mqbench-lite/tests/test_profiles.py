@@ -79,8 +79,8 @@ def test_no_shipped_profile_is_impossible(name):
     profiles.check(profiles.get(name))
 
 
-def changed(name, weight=None, act=None, **fields):
-    p = profiles.get(name)
+def changed(base, weight=None, act=None, **fields):
+    p = profiles.get(base)
     return dataclasses.replace(
         p,
         weight=dataclasses.replace(p.weight, **(weight or {})),

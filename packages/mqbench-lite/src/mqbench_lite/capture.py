@@ -31,7 +31,8 @@ class Captured:
             a copy of the model.
         shapes: of the inputs by name; -1 for the batch.
         owners: for each node the qualified name of the module that called it.
-        kinds: class name of each module of the model by qualified name.
+        sizes: shape of each node's tensor; -1 where it depends on the batch.
+        model: the copy, in evaluation mode.
         inputs: structure of the positional and keyword arguments.
         outputs: structure of the result; the graph's outputs are its tensors, in order.
     """
@@ -40,7 +41,8 @@ class Captured:
     tensors: Mapping[str, Tensor]
     shapes: Mapping[str, tuple[int, ...]]
     owners: Mapping[str, str]
-    kinds: Mapping[str, str]
+    sizes: Mapping[str, tuple[int, ...]]
+    model: nn.Module
     inputs: pytree.TreeSpec
     outputs: pytree.TreeSpec
 
@@ -174,9 +176,9 @@ def captured(
         for name, tensor in lowering.tensors.items()
         if name in names or name.rpartition(".")[0] in names
     }
-    kinds = {path: type(module).__name__ for path, module in model.named_modules()}
+    sizes = {node.name: lowering.sizes[node.name] for node in graph}
     owners = {node.name: lowering.owners[node.name] for node in graph}
-    return Captured(graph, tensors, shapes, owners, kinds, inputs, outputs)
+    return Captured(graph, tensors, shapes, owners, sizes, model, inputs, outputs)
 
 
 def _call(node: torch.fx.Node, values: Mapping[torch.fx.Node, Any]) -> Call:

@@ -85,12 +85,14 @@ class Lowering:
         tensors: parameters and buffers of layers and normalisations (`NAME.weight`, `NAME.bias`, `NAME.mean`,
             `NAME.var`, where NAME is a node's without `#2`), and constants by their nodes' names.
         owners: qualified name of the module that called each node.
+        sizes: shape of each node's tensor.
     """
 
     model: nn.Module
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _names: dict[str, int] = field(default_factory=dict)
     _constants: dict[int, Made] = field(default_factory=dict)
     _kept: list[Tensor] = field(default_factory=list)
@@ -152,13 +154,15 @@ class Lowering:
         sources = tuple(self.as_made(each).node for each in inputs)
         self.nodes.append(Node(name, op, sources, attributes, call.source))
         self.owners[name] = call.owner
-        return Made(name, shape if shape is not None else call.shape or ())
+        self.sizes[name] = shape if shape is not None else call.shape or ()
+        return Made(name, self.sizes[name])
 
     def input(self, name: str, shape: tuple[int, ...]) -> Made:
         """A tensor that the model is given."""
-        self.nodes.append(Node(self.unique(name), "input"))
-        self.owners[self.nodes[-1].name] = ""
-        return Made(self.nodes[-1].name, shape)
+        name = self.unique(name)
+        self.nodes.append(Node(name, "input"))
+        self.owners[name], self.sizes[name] = "", shape
+        return Made(name, shape)
 
     def as_made(self, value: Made | Held) -> Made:
         """A tensor of a node; what is held becomes a constant."""
@@ -169,7 +173,7 @@ class Lowering:
             name = self.unique(value.path)
             self.nodes.append(Node(name, "constant"))
             self.tensors[name] = value.tensor
-            self.owners[name] = ""
+            self.owners[name], self.sizes[name] = "", tuple(value.tensor.shape)
             self._kept.append(value.tensor)
             known = self._constants[id(value.tensor)] = Made(name, tuple(value.tensor.shape))
         return known
