@@ -42,12 +42,13 @@ class Net(nn.Module):
         self.stem = Conv(1, 8, 3, padding=1, stride=2, bias=False, quantizer=weights[0])
         self.norm = nn.BatchNorm2d(8)
         self.body = Conv(8, 16, 3, padding=1, stride=2, quantizer=weights[1])
+        self.second_norm = nn.BatchNorm2d(16)
         self.head = Linear(16, 10, quantizer=weights[2])
         self.first, self.second, self.third = (algorithm.make_quantizer(act, "act") for _ in range(3))
 
     def forward(self, x):
         x = self.norm(self.stem(self.first(x))).relu()
-        x = self.body(self.second(x)).relu()
+        x = self.second_norm(self.body(self.second(x))).relu()
         return self.head(self.third(x.mean((2, 3))))
 
 

@@ -364,9 +364,10 @@ def test_qil_prunes_below_its_interval_and_learns_it_as_the_map_does():
 
     y, of_x, learned = slopes(quantizer, x, upstream)
     assert y[0].item() == 0
-    d, h = quantizer.half_width.item(), 1e-6
-    assert learned["center"].item() == pytest.approx((mapped(1 + h, d) - mapped(1 - h, d)) / (2 * h), rel=1e-6)
-    assert learned["half_width"].item() == pytest.approx((mapped(1, d + h) - mapped(1, d - h)) / (2 * h), rel=1e-6)
+    d, h, gain = quantizer.half_width.item(), 1e-6, (4 * 7) ** -0.5
+    of_center, of_width = mapped(1 + h, d) - mapped(1 - h, d), mapped(1, d + h) - mapped(1, d - h)
+    assert learned["center"].item() == pytest.approx(gain * of_center / (2 * h), rel=1e-6)
+    assert learned["half_width"].item() == pytest.approx(gain * of_width / (2 * h), rel=1e-6)
     torch.testing.assert_close(of_x, torch.tensor([0.0, 2.0, 4.0, 0.0]).double() * 0.5 / d)
 
 

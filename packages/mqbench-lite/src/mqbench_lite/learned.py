@@ -92,13 +92,15 @@ class LearnedClip(Quantizer):
         low_alpha: lower end of an asymmetric grid.
     """
 
-    def __init__(self, spec: QuantSpec, role: Role, *, start: float | None = 6.0, observer: str = "minmax") -> None:
+    def __init__(
+        self, spec: QuantSpec, role: Role, *, start: float | int | None = 6.0, observer: str = "minmax"
+    ) -> None:
         self.start = start
         super().__init__(spec, role, observer=observer)
 
     def allocate(self, shape: tuple[int, ...]) -> None:
         """Makes room for the ends."""
-        start = 6.0 if self.start is None else self.start
+        start = 6.0 if self.start is None else float(self.start)
         self.alpha = nn.Parameter(torch.full(shape, start))
         if not self.spec.symmetric:
             self.low_alpha = nn.Parameter(torch.full(shape, -start))
