@@ -70,7 +70,9 @@ def fold(graph: Graph, sizes: Mapping[str, tuple[int, ...]], strategy: int) -> F
     if strategy == -1:
         return Folding(graph, {})
     norms = _pairs(graph, sizes)
-    gone = {node.name: node.inputs[0] for node in graph if node.op == "batch_norm" and home_of(node.name) in norms.values()}
+    gone = {
+        node.name: node.inputs[0] for node in graph if node.op == "batch_norm" and home_of(node.name) in norms.values()
+    }
     nodes = tuple(
         replace(node, inputs=tuple(gone.get(name, name) for name in node.inputs))
         for node in graph
@@ -129,7 +131,9 @@ class QuantLayer(nn.Module):
         """Axis of the weight along which the output channels lie."""
         return 1 if self.node.op == "conv_transpose" else 0
 
-    def forward(self, x: Float[Tensor, "n ..."], input_scale: Float[Tensor, ""] | None = None) -> Float[Tensor, "n ..."]:
+    def forward(
+        self, x: Float[Tensor, "n ..."], input_scale: Float[Tensor, ""] | None = None
+    ) -> Float[Tensor, "n ..."]:
         """The layer's result.
 
         Args:
@@ -217,31 +221,31 @@ class QuantLayer(nn.Module):
         return (parts * factor.reshape(groups, 1, -1, *[1] * (self.weight.dim() - 2))).flatten(0, 1)
 
 
-class QuantConv1d(QuantLayer, nn.Conv1d):
+class QuantConv1d(QuantLayer, nn.Conv1d):  # type: ignore[misc]  # torch declares no optional bias
     """A convolution over one axis."""
 
 
-class QuantConv2d(QuantLayer, nn.Conv2d):
+class QuantConv2d(QuantLayer, nn.Conv2d):  # type: ignore[misc]  # torch declares no optional bias
     """A convolution over two axes."""
 
 
-class QuantConv3d(QuantLayer, nn.Conv3d):
+class QuantConv3d(QuantLayer, nn.Conv3d):  # type: ignore[misc]  # torch declares no optional bias
     """A convolution over three axes."""
 
 
-class QuantConvTranspose1d(QuantLayer, nn.ConvTranspose1d):
+class QuantConvTranspose1d(QuantLayer, nn.ConvTranspose1d):  # type: ignore[misc]  # torch declares no optional bias
     """A transposed convolution over one axis."""
 
 
-class QuantConvTranspose2d(QuantLayer, nn.ConvTranspose2d):
+class QuantConvTranspose2d(QuantLayer, nn.ConvTranspose2d):  # type: ignore[misc]  # torch declares no optional bias
     """A transposed convolution over two axes."""
 
 
-class QuantConvTranspose3d(QuantLayer, nn.ConvTranspose3d):
+class QuantConvTranspose3d(QuantLayer, nn.ConvTranspose3d):  # type: ignore[misc]  # torch declares no optional bias
     """A transposed convolution over three axes."""
 
 
-class QuantLinear(QuantLayer, nn.Linear):
+class QuantLinear(QuantLayer, nn.Linear):  # type: ignore[misc]  # torch declares no optional bias
     """A linear layer."""
 
 

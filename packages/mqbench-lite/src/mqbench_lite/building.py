@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from mqbench_lite.bn_folding import BatchNorm, QuantLayer, layer_of
+from mqbench_lite.bn_folding import BatchNorm, QuantLayer, layer_of, quantises
 from mqbench_lite.capture import Captured
 from mqbench_lite.graph import LAYERS, Graph, Node
 from mqbench_lite.operators import run
@@ -61,8 +62,6 @@ class Segment(nn.Module):
         return module(*inputs)
 
     def _input_scale(self, node: Node) -> Tensor | None:
-        from mqbench_lite.bn_folding import quantises
-
         source = self.sources[node.inputs[0]]
         quantizer: Any = None if source is None else self.modules_of[source]
         return quantizer.scale if quantises(quantizer) else None
@@ -94,15 +93,14 @@ def build(
     for node in graph:
         home = home_of(node.name)
         if node.op in LAYERS:
-            root.modules_of[node.name] = _once(
-                root, home, lambda node=node, home=home: _layer(node, home, captured, norms, strategy, rounds_bias)
-            )
+            layer = partial(_layer, node, home, captured, norms, strategy, rounds_bias)
+            root.modules_of[node.name] = _once(root, home, layer)
         elif node.op == "batch_norm":
-            root.modules_of[node.name] = _once(root, home, lambda node=node, home=home: norm_of(captured, home, node.attributes["eps"]))
+            root.modules_of[node.name] = _once(root, home, partial(norm_of, captured, home, node.attributes["eps"]))
         elif node.op == "layer_norm":
-            root.modules_of[node.name] = _once(root, home, lambda node=node, home=home: _layer_norm(captured, home, node))
-        elif node.op == "call" and isinstance(node.attributes["target"], nn.Module):
-            put(root, node.name, node.attributes["target"])
+            root.modules_of[node.name] = _once(root, home, partial(_layer_norm, captured, home, node))
+        elif node.op == "call" and isinstance(node.attributes["target"].function, nn.Module):
+            put(root, home, node.attributes["target"].function)
     divide(root, captured, graph)
 
 
@@ -157,7 +155,7 @@ def norm_of(captured: Captured, home: str, eps: float) -> BatchNorm:
     norm.running_mean, norm.running_var = mean.detach().clone(), tensors[f"{home}.var"].detach().clone()
     if weight is not None:
         norm.weight = _parameter(weight)
-        norm.bias = _parameter(tensors[f"{home}.bias"]) if f"{home}.bias" in tensors else None
+        norm.bias = _parameter(tensors[f"{home}.bias"]) if f"{home}.bias" in tensors else None  # type: ignore[assignment]
     return norm
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mqbench_lite.errors import TraceError
+from mqbench_lite.functions import lower
 from mqbench_lite.graph import Graph
 from mqbench_lite.lowering import BATCH, Call, Held, Lowering, Made
 
@@ -73,12 +74,12 @@ def capture(model: nn.Module, example_inputs: Sequence[Any], *, leaves: Sequence
             program = _exported(model, args)
         except TraceError:
             raise
-        except Exception as reason:  # noqa: BLE001 -- torch.export raises what the model's own code raises, and more
+        except Exception as reason:
             try:
                 return trace(model, args)
             except TraceError as error:
                 raise TraceError(*_place(reason, error)) from reason
-        return _lowered(program, model, args)
+        return _lowered(program, model)
 
 
 def _exported(model: nn.Module, args: tuple[Any, ...]) -> torch.export.ExportedProgram:
@@ -101,9 +102,11 @@ def _two_samples(leaf: Any) -> Any:
 
 
 _VIEWS = frozenset(
-    ["view", "reshape", "flatten", "unflatten", "transpose", "permute", "t", "slice", "select", "narrow", "chunk"]
-    + ["split", "split_with_sizes", "unbind", "squeeze", "unsqueeze", "expand", "alias", "detach", "getitem"]
-    + ["contiguous", "dropout"]
+    [
+        *("view", "reshape", "flatten", "unflatten", "transpose", "permute", "t", "slice", "select", "narrow"),
+        *("chunk", "split", "split_with_sizes", "unbind", "squeeze", "unsqueeze", "expand", "alias", "detach"),
+        *("getitem", "contiguous", "dropout"),
+    ]
 )
 
 
@@ -123,7 +126,7 @@ def _writes_to_views(graph: torch.fx.Graph) -> bool:
     return False
 
 
-def _lowered(program: torch.export.ExportedProgram, model: nn.Module, args: tuple[Any, ...]) -> Captured:
+def _lowered(program: torch.export.ExportedProgram, model: nn.Module) -> Captured:
     """The program's calls as a graph."""
     lowering = Lowering(model)
     signature = program.graph_signature
@@ -146,12 +149,14 @@ def _lowered(program: torch.export.ExportedProgram, model: nn.Module, args: tupl
                 values[node] = node.meta.get("val")
         elif node.op == "call_function":
             if _short_name(node.target) not in _CHECKS:
-                values[node] = lowering.lower(_call(node, values))
+                values[node] = lower(lowering, _call(node, values))
         elif node.op == "output":
             results = torch.fx.map_arg(node.args[0], lambda each: values[each])
         else:
             raise TraceError(node.name, HINT)
-    return captured(lowering, model, pytree.tree_leaves(results), shapes, program.call_spec.in_spec, program.call_spec.out_spec)
+    return captured(
+        lowering, model, pytree.tree_leaves(results), shapes, program.call_spec.in_spec, program.call_spec.out_spec
+    )
 
 
 _CHECKS = frozenset(["_assert_scalar", "_assert_async", "_assert_tensor_metadata", "sym_constrain_range_for_size"])
@@ -172,9 +177,7 @@ def captured(
     graph = lowering.graph(results)
     names = {node.name.partition("#")[0] for node in graph}
     tensors = {
-        name: tensor
-        for name, tensor in lowering.tensors.items()
-        if name in names or name.rpartition(".")[0] in names
+        name: tensor for name, tensor in lowering.tensors.items() if name in names or name.rpartition(".")[0] in names
     }
     sizes = {node.name: lowering.sizes[node.name] for node in graph}
     owners = {node.name: lowering.owners[node.name] for node in graph}
@@ -219,7 +222,9 @@ def own_module(node: torch.fx.Node) -> str:
 
 def source_of(node: torch.fx.Node) -> str:
     """FILE:LINE of the user's code, or empty: the last frame of the node's stack that is not torch's."""
-    frames = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()[:6] == 'File "']
+    frames = [
+        line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()[:6] == 'File "'
+    ]
     own = [line for line in frames if "/torch/" not in line] or frames
     if not own:
         return ""
@@ -250,5 +255,3 @@ def _without_fast_paths() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-
-

@@ -91,8 +91,7 @@ class QuantModel(Segment):
         """
         values = self._given(args, kwargs)
         values.update({name: self._constant(name) for name in self.constants})
-        self_reads = self.reads
-        results = super().forward(*(values[name] for name in self_reads))
+        results = super().forward(*(values[name] for name in self.reads))
         results = results if len(self.gives) > 1 else (results,)
         by_name = {**values, **dict(zip(self.gives, results, strict=True))}
         return pytree.tree_unflatten([by_name[name] for name in self.graph.outputs], self.outputs)
@@ -207,7 +206,8 @@ class QuantModel(Segment):
             raise MQBenchError(f"{path} {error}", "save the model again") from None
         if owner != self._digest():
             raise MQBenchError(
-                f"{path} is of another network, profile, widths or algorithm", "prepare the model as before it was saved"
+                f"{path} is of another network, profile, widths or algorithm",
+                "prepare the model as before it was saved",
             )
         for name, quantizer in self._quantizers():
             _set_facts(quantizer, facts["quantizers"][name], arrays, self._path_of(quantizer))
@@ -343,7 +343,11 @@ def _numbers_of(name: str, norm: nn.Module) -> dict[str, np.ndarray]:
     given: dict[str, Any] = {"weight": norm.weight, "bias": norm.bias}
     if isinstance(norm, BatchNorm):
         given |= {"mean": norm.running_mean, "var": norm.running_var}
-    return {f"{name}.{key}": _array(value) for key, value in given.items() if value is not None}
+        like: Any = norm.running_mean
+    else:
+        like = torch.zeros(tuple(norm.normalized_shape))  # type: ignore[arg-type]
+    neutral = {"weight": torch.ones_like(like), "bias": torch.zeros_like(like)}
+    return {f"{name}.{key}": _array(neutral[key] if value is None else value) for key, value in given.items()}
 
 
 def _facts_of(quantizer: Any) -> dict[str, Any]:

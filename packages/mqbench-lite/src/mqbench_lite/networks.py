@@ -125,7 +125,8 @@ def get(name: str, **options: Any) -> nn.Module:
             return _made(name, factory, options)
     nearest = difflib.get_close_matches(name, names(), 1, 0.0)[0]
     raise MQBenchError(
-        f"there is no network {name!r}", f"did you mean {nearest!r}? timm:NAME, torchvision:NAME, FILE.py:FUNCTION work too"
+        f"there is no network {name!r}",
+        f"did you mean {nearest!r}? timm:NAME, torchvision:NAME, FILE.py:FUNCTION work too",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 -- its name everywhere
 from torch.utils import _pytree as pytree
 
 from mqbench_lite.graph import Node
@@ -21,9 +21,36 @@ _AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 @dataclass(frozen=True)
 class Ref:
-    """Stands in the arguments of a `call` for its input at this position."""
+    """Stands in the arguments of a function for the tensor at this position."""
 
     index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A function whose tensors are still to come: the target of a `call` node.
+
+    Attributes:
+        function: of torch, or a module of the user's.
+        args: with a `Ref` in the place of each tensor.
+        kwargs: likewise.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The function's result for these tensors."""
+        args, kwargs = pytree.tree_map(
+            lambda leaf: inputs[leaf.index] if isinstance(leaf, Ref) else leaf, (self.args, dict(self.kwargs))
+        )
+        return self.function(*args, **kwargs)
+
+    @property
+    def name(self) -> str:
+        """What to call the function in messages."""
+        return str(getattr(self.function, "__name__", None) or type(self.function).__name__)
 
 
 def run(node: Node, inputs: Sequence[Any]) -> Any:
@@ -106,13 +133,6 @@ def _unsqueeze(of: Mapping[str, Any], x: Tensor) -> Tensor:
     return x
 
 
-def _call(of: Mapping[str, Any], *inputs: Any) -> Any:
-    args, kwargs = pytree.tree_map(
-        lambda leaf: inputs[leaf.index] if isinstance(leaf, Ref) else leaf, (tuple(of["args"]), dict(of["kwargs"]))
-    )
-    return of["target"](*args, **kwargs)
-
-
 _OPERATORS: Mapping[str, Callable[..., Any]] = {
     "relu": lambda _, x: torch.relu(x),
     "clip": lambda of, x: torch.clamp(x, of["low"], of["high"]),
@@ -140,5 +160,5 @@ _OPERATORS: Mapping[str, Callable[..., Any]] = {
     "slice": _slice,
     "pad": lambda of, x: F.pad(x, of["pads"], value=of["value"]),
     "resize": _resize,
-    "call": _call,
+    "call": lambda of, *inputs: of["target"](*inputs, *of["args"], **of["kwargs"]),
 }

@@ -65,7 +65,9 @@ def place(
     if fallback == "error":
         for node in graph:
             if node.op == "call":
-                raise UnsupportedOpError(f"{_function(node)} at {node.name}", profile.name, 'pass fallback="float"')
+                raise UnsupportedOpError(
+                    f"{node.attributes['target'].name} at {node.name}", profile.name, 'pass fallback="float"'
+                )
     widths = find_widths(graph, profile, overrides or {})
     quantised = _inserted(graph, _wanted(graph, profile, widths))
     return Placed(quantised, widths.weights, _sharing(quantised, profile))
@@ -310,7 +312,9 @@ def _check_override(graph: Graph, pattern: str, wishes: Mapping[str, Any], fitti
     if not fitting:
         names = [home_of(node.name) for node in graph if node.op in LAYERS]
         nearest = difflib.get_close_matches(pattern, names, 1, 0.0)
-        raise ProfileError(f"the override {pattern!r} fits no layer", f"did you mean {nearest[0]!r}?" if nearest else None)
+        raise ProfileError(
+            f"the override {pattern!r} fits no layer", f"did you mean {nearest[0]!r}?" if nearest else None
+        )
     for key, value in wishes.items():
         if key not in ("weight_bits", "act_bits"):
             raise ProfileError(f"the override {pattern!r} has an unknown key {key!r}", "use weight_bits or act_bits")
@@ -318,8 +322,3 @@ def _check_override(graph: Graph, pattern: str, wishes: Mapping[str, Any], fitti
             raise ProfileError(
                 f"the override {pattern!r} sets {key} to {value!r}", f"give {MIN_BITS} to {MAX_BITS}, or None for float"
             )
-
-
-def _function(node: Node) -> str:
-    target = node.attributes["target"]
-    return str(getattr(target, "__name__", None) or type(target).__name__)

@@ -112,7 +112,7 @@ def _strategy(bn_fold: int | None, profile: HardwareProfile, method: Any) -> int
 
 def _only_leaves(graph: Graph) -> bool:
     """Whether all that runs in float was named by the user."""
-    return all(isinstance(node.attributes["target"], nn.Module) for node in graph if node.op == "call")
+    return all(isinstance(node.attributes["target"].function, nn.Module) for node in graph if node.op == "call")
 
 
 def _set_facts(
@@ -159,7 +159,11 @@ def _put_activation_quantizers(made: QuantModel, placed: Placed, profile: Hardwa
             _label(quantizer, node.name)
             made.modules_of[node.name] = quantizer
             place_name = container_of(node)
-            leaf = node.name.removeprefix(place_name and f"Q:{place_name}.") if place_name else node.name.removeprefix("Q:")
+            leaf = (
+                node.name.removeprefix(place_name and f"Q:{place_name}.")
+                if place_name
+                else node.name.removeprefix("Q:")
+            )
             put(made, f"{place_name}.Q:{leaf}" if place_name else f"Q:{leaf}", quantizer)
         else:
             made.modules_of[node.name] = made.modules_of[leader]

@@ -195,7 +195,9 @@ def _parsed(text: str, source: str) -> HardwareProfile:
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"profile {source} is not TOML: {error}") from None
     except UserError as error:
-        raise ProfileError(f"profile {error.message}" if source in error.message else f"profile {source}: {error.message}", error.hint) from None
+        raise ProfileError(
+            f"profile {error.message}" if source in error.message else f"profile {source}: {error.message}", error.hint
+        ) from None
     return dataclasses.replace(made, edge_bits=None) if none else made
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 -- its name everywhere
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from mqbench_lite.capture import HINT, Captured, captured, own_module, source_of
 from mqbench_lite.errors import TraceError
+from mqbench_lite.functions import lower
 from mqbench_lite.lowering import BATCH, Call, Held, Lowering
 
 
@@ -31,7 +32,7 @@ def trace(model: nn.Module, args: tuple[Any, ...], leaves: Sequence[str] = ()) -
     tracer = _Tracer(model, leaves)
     try:
         graph = tracer.trace(model)
-    except Exception as reason:  # noqa: BLE001 -- the model's own code runs here
+    except Exception as reason:
         raise TraceError(f"{_last_line(reason)}: {_first_line(reason)}", HINT) from reason
     run = _Run(model, args)
     for node in graph.nodes:
@@ -42,7 +43,7 @@ def trace(model: nn.Module, args: tuple[Any, ...], leaves: Sequence[str] = ()) -
             run.step(node)
         except TraceError:
             raise
-        except Exception as reason:  # noqa: BLE001 -- same
+        except Exception as reason:
             where = f"{node.name} {source_of(node)}".strip()
             raise TraceError(f"{where}: {_first_line(reason)}", HINT) from reason
     flat, outputs = pytree.tree_flatten(results)
@@ -95,7 +96,7 @@ class _Run:
         if isinstance(one, int | float | str | bool | torch.Size | torch.device | torch.dtype) and one == other:
             self.values[node] = one
         else:
-            self.values[node] = self.lowering.lower(self._call(node, one, other))
+            self.values[node] = lower(self.lowering, self._call(node, one, other))
         self._write_back(node)
 
     def _take_argument(self, node: torch.fx.Node) -> None:
@@ -125,8 +126,8 @@ class _Run:
             path = str(node.target)
             held = {name: _held(path, name, getattr(target, name)) for name in _NORM}
             numbers = (held["running_mean"], held["running_var"], held["weight"], held["bias"])
-            args, kwargs = (*args, *numbers, False, 0.0, target.eps), {}
-            return Call("batch_norm", F.batch_norm, args, kwargs, path, "batch_norm", shape, source)
+            given = (*args, *numbers, False, 0.0, target.eps)
+            return Call("batch_norm", F.batch_norm, given, {}, path, "batch_norm", shape, source)
         if isinstance(target, nn.Module):
             path, _, own = str(node.target).rpartition(".")
             return Call("<module>", target, args, kwargs, path, own, shape, source)
@@ -145,7 +146,9 @@ class _Run:
         if not writes or not isinstance(first, torch.fx.Node) or not isinstance(self.real[0][first], Tensor):
             return
         if name == "setitem":
-            raise TraceError(f"{node.name} {source_of(node)}".strip(), "write the assignment as torch.where or torch.cat")
+            raise TraceError(
+                f"{node.name} {source_of(node)}".strip(), "write the assignment as torch.where or torch.cat"
+            )
         storage = self.real[0][first].untyped_storage().data_ptr()
         later = set(_after(node))
         for other, value in self.real[0].items():
@@ -211,4 +214,3 @@ def _last_line(reason: BaseException) -> str:
             place = f"{file}:{frame.tb_lineno}"
         frame = frame.tb_next
     return place
-
