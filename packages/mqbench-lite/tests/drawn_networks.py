@@ -45,10 +45,8 @@ class Builder:
         signed = self.rng.random() < self.signed_share
         low = -(2 ** (self.bits - 1)) if signed else 0
         high = low + 2**self.bits - 1
-        if signed:
-            zero_point = 0
-        else:
-            zero_point = 0 if rectified else int(self.rng.integers(2 ** (self.bits - 1))) * 2 + 1
+        odd = int(self.rng.integers(2 ** (self.bits - 1))) * 2 + 1
+        zero_point = 0 if signed or rectified else odd
         steps = max(high - zero_point, zero_point - low)
         self.nodes.append(Node(name, "quantize", (x,), {"bits": self.bits}))
         self.grids[name] = grid(spread / steps, zero_point, low, high)

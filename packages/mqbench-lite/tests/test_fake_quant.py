@@ -207,9 +207,7 @@ def test_codes_of_a_signed_grid_stored_without_a_sign_mean_the_same(z, scale, se
 def test_layout_and_precision_of_the_input_are_served():
     x, scale = normal(2, 8, 5, 5), torch.tensor(0.3)
     rows = gradients(lambda x: fake_quantize(x, scale, code(1), 0, 7), x, x)
-    last = gradients(
-        lambda x: fake_quantize(x.to(memory_format=torch.channels_last), scale, code(1), 0, 7), x, x
-    )
+    last = gradients(lambda x: fake_quantize(x.to(memory_format=torch.channels_last), scale, code(1), 0, 7), x, x)
     assert torch.equal(rows[0], last[0])
     assert torch.equal(rows[1], last[1])
     half = fake_quantize(x.half(), scale, code(100), 0, 255)

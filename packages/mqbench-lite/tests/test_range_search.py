@@ -125,7 +125,9 @@ def test_zeros_alone_take_the_least_step_size():
     assert zero_point.item() == -128
 
 
-@pytest.mark.parametrize("spec", [QuantSpec(bits=4, pot_scale=True), QuantSpec(bits=4, symmetric=False, pot_scale=True)])
+@pytest.mark.parametrize(
+    "spec", [QuantSpec(bits=4, pot_scale=True), QuantSpec(bits=4, symmetric=False, pot_scale=True)]
+)
 def test_step_sizes_are_powers_of_two_where_the_grid_wants_them(spec):
     scale, _ = search_rows(draw("normal", 3000, 0)[None], spec, -8, 7)
     assert torch.frexp(scale).mantissa.item() == 0.5

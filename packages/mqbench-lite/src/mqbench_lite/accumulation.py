@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 -- its usual name
 from jaxtyping import Float
 from torch import Tensor, nn
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import nn
 
+from mqbench_lite import built_in
 from mqbench_lite.errors import MQBenchError
 from mqbench_lite.quantizers import Role
 from mqbench_lite.specs import QuantSpec

@@ -37,7 +37,7 @@ class Lsq:
             form; `std` has LSQ+'s mean +- 3 standard deviations for weights, and `mse` for activations.
     """
 
-    init: Literal["mse", "mean", "std"] = "mse"
+    init: str = "mse"
     name: ClassVar[str] = "lsq"
     kind: ClassVar[Literal["qat", "ptq"]] = "qat"
     api_version: ClassVar[int] = API_VERSION
@@ -60,7 +60,7 @@ class Pact:
         paper_scale: weights as `Dorefa` has them.
     """
 
-    start: float | None = 6.0
+    start: float | int | None = 6.0
     paper_scale: bool = False
     name: ClassVar[str] = "pact"
     kind: ClassVar[Literal["qat", "ptq"]] = "qat"

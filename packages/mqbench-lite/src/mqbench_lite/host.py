@@ -68,7 +68,9 @@ def host(flags: Set[str] | None = None, environment: Mapping[str, str] | None = 
     names = {name for names in LIMITS.values() for name in names}
     forced = {name: variables[name] for name in sorted(names) if variables.get(name)}
     saturating = tuple(engine for engine, limits in LIMITS.items() if _saturates(found, limits, forced))
-    kept = sorted(flag for flag in found if flag.startswith(("avx", "amx", "fma", "f16c", "sse4", "asimd", "i8mm", "sve")))
+    kept = sorted(
+        flag for flag in found if flag.startswith(("avx", "amx", "fma", "f16c", "sse4", "asimd", "i8mm", "sve"))
+    )
     on_x86 = machine.lower() in ("x86_64", "amd64") or flags is not None
     return Host(machine=machine, flags=tuple(kept), forced=forced, saturating=saturating if on_x86 else ())
 

@@ -31,18 +31,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Tensorlike:
-    """What flows between nodes: float values, or centred codes of a grid, held as float32."""
+class Activation:
+    """What flows between nodes.
+
+    Attributes:
+        content: float values, or codes minus the zero point, held as float32.
+        grid: the codes' grid, or None.
+    """
 
     content: Tensor
     grid: QParams | None = None
 
     @property
     def values(self) -> Tensor:
+        """As float32."""
         return self.content if self.grid is None else self.content * float(self.grid.scale)
 
 
-Step = Callable[[dict[str, Tensorlike]], Tensorlike]
+Step = Callable[[dict[str, Activation]], Activation]
 
 
 class IntegerModel(nn.Module):
@@ -128,11 +134,11 @@ class IntegerModel(nn.Module):
         """Shapes of all tensors but those inside integer units."""
         return {name: tuple(x.content.shape) for name, x in self._run(inputs, set(self._steps)).items()}
 
-    def _run(self, inputs: tuple[Tensor, ...], wanted: set[str]) -> dict[str, Tensorlike]:
+    def _run(self, inputs: tuple[Tensor, ...], wanted: set[str]) -> dict[str, Activation]:
         names = self.model.graph.inputs
         if len(inputs) != len(names):
             raise TypeError(f"the model takes {len(names)} inputs ({', '.join(names)}), got {len(inputs)}")
-        live = {name: Tensorlike(value) for name, value in zip(names, inputs, strict=True)}
+        live = {name: Activation(value) for name, value in zip(names, inputs, strict=True)}
         with _exact_products():
             for name, step in self._steps.items():
                 if name not in live:
@@ -152,21 +158,21 @@ class IntegerModel(nn.Module):
             return self._layer_step(node)
         if node.op == "constant":
             value = torch.tensor(np.asarray(self.model.constants[node.name]))
-            return lambda live: Tensorlike(value)
+            return lambda _: Activation(value)
         if node.op == "mean" and node.name in self.floats:
-            return lambda live: Tensorlike(reduce_mean(live[node.inputs[0]].values, node.attributes))
+            return lambda live: Activation(reduce_mean(live[node.inputs[0]].values, node.attributes))
         if node.name in self.grids:  # the codes move, none changes
-            return lambda live: Tensorlike(
+            return lambda live: Activation(
                 self._evaluate(node, [live[x].content for x in node.inputs]), self.grids[node.name]
             )
-        return lambda live: Tensorlike(self._evaluate(node, [live[x].values for x in node.inputs]))
+        return lambda live: Activation(self._evaluate(node, [live[x].values for x in node.inputs]))
 
     def _evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
         return evaluate(node, inputs, self.model.constants).contiguous()
 
     def _quantize_step(self, node: Node) -> Step:
         grid = self.model.grids[node.name]
-        return lambda live: Tensorlike(_to_grid(live[node.inputs[0]], grid, *_centred(grid, ())), grid)
+        return lambda live: Activation(_to_grid(live[node.inputs[0]], grid, *_centred(grid, ())), grid)
 
     def _layer_step(self, node: Node) -> Step:
         """A layer whose result stays float: exact sums, rescaled, where it reads codes."""
@@ -180,13 +186,15 @@ class IntegerModel(nn.Module):
                 raise ProfileError(
                     f"{node.name}: an integer bias needs grids of the input and the weight", "give float32"
                 )
-            return lambda live: Tensorlike(apply_layer(node, live[node.inputs[0]].values, weight, bias))
+            return lambda live: Activation(apply_layer(node, live[node.inputs[0]].values, weight, bias))
         sums = self._accumulator(node, layer, read)
         multipliers = torch.tensor(np.atleast_1d(read.scale * layer.grid.scale))
 
-        def step(live: dict[str, Tensorlike]) -> Tensorlike:
+        def step(live: dict[str, Activation]) -> Activation:
             values = rescale(sums(live[node.inputs[0]].content), multipliers, axis)
-            return Tensorlike(values if bias is None or bias.dtype == torch.int32 else values + along(bias, values, axis))
+            return Activation(
+                values if bias is None or bias.dtype == torch.int32 else values + along(bias, values, axis)
+            )
 
         return step
 
@@ -207,22 +215,22 @@ class IntegerModel(nn.Module):
             return self._product_step(unit, grid)
         if node.op == "concat":
             axis = node.attributes["axis"]
-            return lambda live: Tensorlike(
+            return lambda live: Activation(
                 torch.cat([_to_grid(live[x], grid, low, high) for x in node.inputs], axis), grid
             )
-        read = [self.grids[name] for name in node.inputs]
-        scales = (*(float(each.scale) for each in read), float(grid.scale))
+        steps = tuple(float(self.grids[name].scale) for name in (*node.inputs, unit.end.name))
         zeros = tuple(self._stored_zero(name) for name in (*node.inputs, unit.end.name))
 
-        def step(live: dict[str, Tensorlike]) -> Tensorlike:
-            operands = [live[name].content for name in node.inputs]
+        def step(live: dict[str, Activation]) -> Activation:
+            x = [live[name].content for name in node.inputs]
             if node.op == "add":
-                return Tensorlike(add(*operands, scales, zeros, low, high), grid)
+                return Activation(add(x[0], x[1], steps, zeros, low, high), grid)
             if node.op == "mul":
-                return Tensorlike(multiply(*operands, scales, zeros[-1], low, high), grid)
+                return Activation(multiply(x[0], x[1], steps, zeros[-1], low, high), grid)
+            pair = (steps[0], steps[-1])
             if node.op == "mean":
-                return Tensorlike(global_average(*operands, node.attributes["keep"], scales, low, high), grid)
-            return Tensorlike(average_pool(*operands, node.attributes, scales, zeros[-1], low, high), grid)
+                return Activation(global_average(x[0], node.attributes["keep"], pair, low, high), grid)
+            return Activation(average_pool(x[0], node.attributes, pair, zeros[-1], low, high), grid)
 
         return step
 
@@ -235,7 +243,9 @@ class IntegerModel(nn.Module):
             layer = replace(layer, bias=np.rint(layer.bias / steps).astype(np.int32))
         sums, axis = self._accumulator(node, layer, read), channel_axis(node)
         multipliers = torch.tensor(steps / grid.scale)
-        return lambda live: Tensorlike(requantize(sums(live[node.inputs[0]].content), multipliers, axis, low, high), grid)
+        return lambda live: Activation(
+            requantize(sums(live[node.inputs[0]].content), multipliers, axis, low, high), grid
+        )
 
     def _product_step(self, unit: Unit, grid: QParams | None) -> Step:
         """A product of two tensors of codes."""
@@ -243,11 +253,11 @@ class IntegerModel(nn.Module):
         first, second = (self.grids[name] for name in node.inputs)
         scale = np.atleast_1d(first.scale * second.scale)
 
-        def step(live: dict[str, Tensorlike]) -> Tensorlike:
+        def step(live: dict[str, Activation]) -> Activation:
             sums = torch.matmul(*(live[name].content.double() for name in node.inputs))
             if grid is None:
-                return Tensorlike(rescale(sums, torch.tensor(scale), -1))
-            return Tensorlike(requantize(sums, torch.tensor(scale / grid.scale), -1, *_centred(grid, unit.clips)), grid)
+                return Activation(rescale(sums, torch.tensor(scale), -1))
+            return Activation(requantize(sums, torch.tensor(scale / grid.scale), -1, *_centred(grid, unit.clips)), grid)
 
         return step
 
@@ -256,7 +266,7 @@ class IntegerModel(nn.Module):
         return int(grid.zero_point) + stored_range(grid, storage)[0]
 
 
-def _to_grid(x: Tensorlike, grid: QParams, low: int, high: int) -> Tensor:
+def _to_grid(x: Activation, grid: QParams, low: int, high: int) -> Tensor:
     if x.grid is not None and same_grid(x.grid, grid):
         return x.content.clamp(low, high)
     return quantize(x.values.contiguous(), float(grid.scale), low, high)
@@ -267,7 +277,7 @@ def _centred(grid: QParams, clips: tuple[Node, ...]) -> tuple[int, int]:
     return low - int(grid.zero_point), high - int(grid.zero_point)
 
 
-def _codes(x: Tensorlike) -> np.ndarray:
+def _codes(x: Activation) -> np.ndarray:
     if x.grid is None:
         raise TypeError("a tensor without a grid has no codes")
     return x.content.cpu().numpy().astype(np.int32) + int(x.grid.zero_point)

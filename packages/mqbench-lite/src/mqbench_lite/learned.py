@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mqbench_lite.fake_quant import codes_of, fake_quantize, learned_fake_quantize, pass_where
-from mqbench_lite.observers import Observer, make_observer
+from mqbench_lite.observers import Observer
 from mqbench_lite.quantizers import Quantizer, Role
 from mqbench_lite.ranges import LEAST_SCALE, grid_of_range, nearest_power_of_two
 from mqbench_lite.specs import QuantSpec
@@ -92,13 +92,15 @@ class LearnedClip(Quantizer):
         low_alpha: lower end of an asymmetric grid.
     """
 
-    def __init__(self, spec: QuantSpec, role: Role, *, start: float | None = 6.0, observer: str = "minmax") -> None:
+    def __init__(
+        self, spec: QuantSpec, role: Role, *, start: float | int | None = 6.0, observer: str = "minmax"
+    ) -> None:
         self.start = start
         super().__init__(spec, role, observer=observer)
 
     def allocate(self, shape: tuple[int, ...]) -> None:
         """Makes room for the ends."""
-        start = 6.0 if self.start is None else self.start
+        start = 6.0 if self.start is None else float(self.start)
         self.alpha = nn.Parameter(torch.full(shape, start))
         if not self.spec.symmetric:
             self.low_alpha = nn.Parameter(torch.full(shape, -start))
@@ -192,20 +194,20 @@ class BoundedWeight(Quantizer):
         self.keeps_scale = keeps_scale
 
     def take(self, observer: Observer) -> None:
-        """The range follows from the weight itself, at every use."""
-        observer.extremes()
+        """Takes the grid of the weight that was seen; it follows the weight at every use until it is frozen."""
         self.qmin, self.qmax = self.spec.grid(signed=True)
+        self._cover(self.bounded(torch.stack(observer.extremes())))  # the map keeps order
 
     def quantize(self, x: Tensor) -> Tensor:
         """The bounded weight on its grid."""
         bounded = self.bounded(x)
-        self._cover(bounded)
+        self._follow(bounded)
         return fake_quantize(bounded, self.scale.clone(), self.zero_point.clone(), self.qmin, self.qmax, self.axis)
 
     def codes(self, x: Tensor) -> Tensor:
         """The codes of the bounded weight."""
         bounded = self.bounded(x.detach())
-        self._cover(bounded)
+        self._follow(bounded)
         return super().codes(bounded)
 
     def bounded(self, x: Tensor) -> Tensor:
@@ -214,12 +216,17 @@ class BoundedWeight(Quantizer):
         bounded = t / (t.abs().max() + 1e-5)
         return bounded * x.detach().abs().max() if self.keeps_scale else bounded
 
+    def _follow(self, bounded: Tensor) -> None:
+        if self.state == "frozen":
+            return
+        rows = bounded.detach().movedim(self.axis, 0).flatten(1) if self.spec.per_channel else bounded.reshape(1, -1)
+        self._cover(torch.stack(torch.aminmax(rows.detach(), dim=1)))
+
     @torch.no_grad()
-    def _cover(self, bounded: Tensor) -> None:
+    def _cover(self, ends: Tensor) -> None:
         """Takes the grid of the extremes."""
-        observer = make_observer("minmax", self.spec, self.axis if self.spec.per_channel else None)
-        observer.update(bounded)
-        scale, zero_point = observer.grid(self.qmin, self.qmax)
+        rule = {"symmetric": self.spec.symmetric, "power_of_two": self.spec.pot_scale}
+        scale, zero_point = grid_of_range(ends[0], ends[1], self.qmin, self.qmax, **rule)
         self.set_grid(scale.reshape(self.scale.shape), zero_point.reshape(self.scale.shape))
 
 

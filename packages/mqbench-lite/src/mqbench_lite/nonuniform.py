@@ -47,7 +47,8 @@ class AcademicQuantizer(Quantizer):
 class IntervalQuantizer(AcademicQuantizer):
     """QIL: |x| from c - d to c + d is mapped onto [0, 1] and rounded there; what lies outside is pruned or clipped.
 
-    The result lies in [-1, 1]: the scale of x is lost, as in the paper, whose gamma is 1 here.
+    The result lies in [-1, 1]: the scale of x is lost, as in the paper, whose gamma is 1 here. The gradients of c and d
+    have LSQ's gain, 1 / sqrt(N qmax): they are sums over all elements, and the rate is that of the weights.
 
     Attributes:
         center: c, learned; starts at half of max|x|.
@@ -75,8 +76,10 @@ class IntervalQuantizer(AcademicQuantizer):
     def quantize(self, x: Tensor) -> Tensor:
         """The sign of x times the rounded place of |x| in the interval."""
         magnitude, sign = (x.abs(), x.sign()) if self.qmin < 0 else (x, torch.ones_like(x))
-        width = self.half_width.abs().clamp(min=LEAST_SCALE)
-        place = 0.5 * magnitude / width - 0.5 * self.center / width + 0.5
+        gain = (max(x.numel(), 1) * self.qmax) ** -0.5
+        center, half_width = _Gained.apply(self.center, gain), _Gained.apply(self.half_width, gain)
+        width = half_width.abs().clamp(min=LEAST_SCALE)
+        place = 0.5 * magnitude / width - 0.5 * center / width + 0.5
         place = torch.where(place > 1, 1, torch.where(place < 0, 0, place))
         levels = (place * self.qmax).detach().round() / self.qmax
         return (place + (levels - place).detach()) * sign
@@ -150,6 +153,20 @@ def additive_powers(bits: int) -> Float32[Tensor, " n"]:
             terms[term].append(2.0**-exponent)
     sums = torch.tensor(sorted({sum(choice) for choice in product(*terms)}), dtype=torch.float64)
     return (sums / sums.max()).float()
+
+
+class _Gained(torch.autograd.Function):
+    """The value itself, with a gradient times a gain."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gain: float) -> Tensor:
+        ctx.gain = gain
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0] * ctx.gain, None
 
 
 class _Projected(torch.autograd.Function):

@@ -78,7 +78,7 @@ def _conv(operation: Operation) -> Meaning:
 
 def _pool(operation: Operation) -> Meaning:
     a, spatial = operation.attributes, operation.rank() - 2
-    meaning = {
+    meaning: dict[str, Any] = {
         "kernel": tuple(a["kernel_shape"]),
         "stride": tuple(a.get("strides", (1,) * spatial)),
         "padding": _padding(operation, spatial),

@@ -116,7 +116,7 @@ class Writer:
             if name in self.codes:
                 self._dequantized(self.codes[name], self._stored(self.grids[name]), name)
         inputs = [helper.make_tensor_value_info(x, TensorProto.FLOAT, _dynamic(shapes[x])) for x in graph.inputs]
-        ranks = {name: ["batch", *self.shapes[name][1:]] for name in graph.outputs}
+        ranks = {name: _dynamic((-1, *self.shapes[name][1:])) for name in graph.outputs}
         outputs = [helper.make_tensor_value_info(x, TensorProto.FLOAT, ranks[x]) for x in dict.fromkeys(graph.outputs)]
         proto = helper.make_graph(self.nodes, "mqbench_lite", inputs, outputs, list(self.constants.values()))
         ir_version = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}[self.opset]
@@ -149,8 +149,8 @@ class Writer:
         if self.clips == "codes":
             ends = [(low + shift, least + shift), (high + shift, most + shift)]
             if any(limit != bound for limit, bound in ends):
-                limits = {"least": ends[0][0], "most": ends[1][0]}
-                names = [self.constant(f"{node.name}/{end}", np.asarray(x, dtype)) for end, x in limits.items()]
+                held = {"least": ends[0][0], "most": ends[1][0]}
+                names = [self.constant(f"{node.name}/{end}", np.asarray(x, dtype)) for end, x in held.items()]
                 codes = self.add("Clip", [codes, *names], f"{node.name}/codes")
         if source in self.moves:
             kind, argument = self.moves[source]
@@ -227,7 +227,7 @@ class Writer:
         return names
 
 
-def _dynamic(shape: Sequence[int]) -> list[int | str]:
+def _dynamic(shape: Sequence[int]) -> list[int | str | None]:
     return ["batch" if size < 0 else size for size in shape]
 
 

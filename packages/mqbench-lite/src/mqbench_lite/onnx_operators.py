@@ -60,7 +60,7 @@ def _clip(writer: Writer, node: Node, inputs: Sequence[str], output: str) -> str
     return writer.add("Clip", [*inputs, *names], output)
 
 
-def _silu(writer: Writer, node: Node, inputs: Sequence[str], output: str) -> str:
+def _silu(writer: Writer, _: Node, inputs: Sequence[str], output: str) -> str:
     gate = writer.add("Sigmoid", inputs, f"{output}/gate")
     return writer.add("Mul", [inputs[0], gate], output)
 
@@ -85,7 +85,7 @@ def _gelu(writer: Writer, node: Node, inputs: Sequence[str], output: str) -> str
     return writer.add("Mul", [product, constant("half", 0.5)], output)
 
 
-def _hardsigmoid(writer: Writer, node: Node, inputs: Sequence[str], output: str) -> str:
+def _hardsigmoid(writer: Writer, _: Node, inputs: Sequence[str], output: str) -> str:
     return writer.add("HardSigmoid", inputs, output, alpha=1 / 6, beta=0.5)
 
 
@@ -192,7 +192,7 @@ def _resize(writer: Writer, node: Node, inputs: Sequence[str], output: str) -> s
     scales = writer.constant(f"{output}/factors", np.asarray([1, 1, *factors], np.float32))
     nearest = a["mode"] == "nearest"
     place = "asymmetric" if nearest else "align_corners" if a["align_corners"] else "half_pixel"
-    named = {"nearest_mode": "floor"} if nearest else {}
+    named: dict[str, Any] = {"nearest_mode": "floor"} if nearest else {}
     named |= {"cubic_coeff_a": -0.75} if modes[a["mode"]] == "cubic" else {}
     return writer.add(
         "Resize",
@@ -219,7 +219,7 @@ def _layer_norm(writer: Writer, node: Node, inputs: Sequence[str], output: str) 
     return writer.add("LayerNormalization", [*inputs, *names], output, axis=axis, epsilon=node.attributes["eps"])
 
 
-def _call(writer: Writer, node: Node, inputs: Sequence[str], output: str) -> str:
+def _call(_: Writer, node: Node, *__: Any) -> str:
     raise UnsupportedOpError(f"{node.name}: {node.attributes['target']}", FORMAT, "export only operations of the graph")
 
 

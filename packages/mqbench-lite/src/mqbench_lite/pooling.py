@@ -9,7 +9,7 @@ from typing import Any, no_type_check
 import numba
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 -- its usual name
 from jaxtyping import Float
 from torch import Tensor
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -55,7 +55,7 @@ def parse(path: Path) -> Parsed:
         reader.take(node)
     model = reader.finished()
     held = _held_types(reader, model)
-    return Parsed(model, reader.floats | _unfused(reader, model, held), held)
+    return Parsed(model, frozenset(reader.floats) | _unfused(reader, model, held), held)
 
 
 def _loaded(path: Path) -> onnx.ModelProto:
@@ -122,9 +122,7 @@ class Reader:
                 raise ExportError(f"{proto.name}: a constant of another kind than a tensor")
             self.constants[proto.output[0]] = numpy_helper.to_array(value)
         elif kind in ("Identity", "Dropout"):
-            for known in (self.constants, self.weights, self.values, self.codes):
-                if proto.input[0] in known:
-                    known[proto.output[0]] = known[proto.input[0]]  # type: ignore[index]
+            self._alias(proto.input[0], proto.output[0])
         elif kind == "QuantizeLinear":
             self._quantize(proto)
         elif kind == "DequantizeLinear":
@@ -135,6 +133,12 @@ class Reader:
             self._layer(proto)
         else:
             self._operation(proto)
+
+    def _alias(self, tensor: str, other: str) -> None:
+        known: Iterable[dict[str, Any]] = (self.constants, self.weights, self.values, self.codes)
+        for names in known:
+            if tensor in names:
+                names[other] = names[tensor]
 
     def finished(self) -> QuantizedGraph:
         """The model read."""

@@ -7,6 +7,7 @@ computed in float64, in which product and sum are exact for codes and step sizes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import no_type_check
 
 import numba
@@ -70,8 +71,8 @@ def rescale(
 def add(
     a: Float[Tensor, "*a"],
     b: Float[Tensor, "*b"],
-    scales: tuple[float, float, float],
-    zero_points: tuple[int, int, int],
+    scales: Sequence[float],
+    zero_points: Sequence[int],
     low: int,
     high: int,
 ) -> Float[Tensor, "*shape"]:
@@ -118,7 +119,7 @@ def add(
 def multiply(
     a: Float[Tensor, "*a"],
     b: Float[Tensor, "*b"],
-    scales: tuple[float, float, float],
+    scales: Sequence[float],
     zero_point: int,
     low: int,
     high: int,

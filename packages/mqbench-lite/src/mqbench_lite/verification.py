@@ -16,6 +16,7 @@ from core_utils.errors import CheckFailed
 from mqbench_lite.engines import Coverage, Engine, get
 from mqbench_lite.errors import AgreementError, ExportError
 from mqbench_lite.export import Artifact, Freezable
+from mqbench_lite.fusion import Clips
 from mqbench_lite.graph import QuantizedGraph
 from mqbench_lite.integers import IntegerModel
 
@@ -118,7 +119,7 @@ def verify(
     engines: Sequence[str | Engine] = ("onnxruntime",),
     data: Iterable[Any] = (),
     *,
-    clips: str | None = None,
+    clips: Clips | None = None,
 ) -> AgreementReport:
     """Runs a file in engines and compares every output with the integer model's.
 
@@ -137,7 +138,7 @@ def verify(
     if not batches:
         raise ExportError("there are no data to verify on", "give at least one batch")
     described = json.loads(artifact.qparams.read_text(encoding="utf-8")) if artifact.qparams.exists() else {}
-    style = clips or described.get("clips", "codes")
+    style: Clips = clips or described.get("clips", "codes")
     integer = IntegerModel(frozen, clips=style)
     expected = [_first(integer(torch.tensor(x))) for x in batches]
     found = tuple(_agreement(engine, artifact, integer, batches, expected) for engine in engines)
@@ -156,7 +157,12 @@ def _agreement(
         return EngineAgreement(engine=engine.name, versions={}, skipped="not installed")
     outputs = [engine.run(artifact, x) for x in batches]
     difference = np.concatenate([np.abs(y - z).ravel() for y, z in zip(outputs, expected, strict=True)])
-    same = np.concatenate([y.reshape(len(y), -1).argmax(1) == z.reshape(len(z), -1).argmax(1) for y, z in zip(outputs, expected, strict=True)])
+    same = np.concatenate(
+        [
+            y.reshape(len(y), -1).argmax(1) == z.reshape(len(z), -1).argmax(1)
+            for y, z in zip(outputs, expected, strict=True)
+        ]
+    )
     differing = sum(int((y != z).sum()) for y, z in zip(outputs, expected, strict=True))
     coverage = engine.integer_coverage(artifact)
     max_lsb, first = _divergence(engine, artifact, integer, batches[0])
@@ -178,7 +184,7 @@ def _agreement(
 
 
 def _divergence(
-    engine: Engine, artifact: Artifact, integer: IntegerModel, x: Float32[np.ndarray, "..."]
+    engine: Engine, artifact: Artifact, integer: IntegerModel, x: Float32[np.ndarray, ...]
 ) -> tuple[int | None, Divergence | None]:
     """The largest difference of codes, and the first quantiser in order of execution with one."""
     ours, theirs = integer.codes(torch.tensor(x)), engine.layer_codes(artifact, x)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 -- its usual name
 from jaxtyping import Float32, Int32
 from torch import Tensor, nn
 
 from mqbench_lite.accumulation import along, apply_layer, centred_weight
 from mqbench_lite.engines import API_VERSION, Coverage
-from mqbench_lite.errors import EngineMissingError
+from mqbench_lite.errors import EngineMissingError, ExportError
 from mqbench_lite.export import Artifact
 from mqbench_lite.float_operations import evaluate
 from mqbench_lite.graph import LAYERS, Layer, Node, QParams, QuantizedGraph
@@ -42,15 +42,15 @@ class ExecuTorch:
         names = ("executorch", "torchao", "torch")
         return {name: version(name) for name in names} if self.available() else {}
 
-    def run(self, artifact: Artifact, x: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+    def run(self, artifact: Artifact, x: Float32[np.ndarray, ...]) -> Float32[np.ndarray, ...]:
         """The first output."""
-        return self._outputs(artifact, x, ())[0]
+        return self._outputs(artifact, x)[0]
 
     def integer_coverage(self, artifact: Artifact) -> Coverage:
         """Layers that went to the delegate, which takes quantised ones only; the others run in float."""
         model = read(artifact.path)
         shape = [1 if size < 0 else size for size in model.shapes[model.graph.inputs[0]]]
-        lowered, _ = _lowered(str(artifact.path), artifact.sha256, tuple(shape), ())
+        lowered, _ = _lowered(str(artifact.path), artifact.sha256, tuple(shape))
         delegated = _layers_of(lowered, inside=True)
         return Coverage(
             integer={f"delegated.{at}": name for at, name in enumerate(delegated)},
@@ -58,26 +58,22 @@ class ExecuTorch:
         )
 
     def layer_codes(
-        self, artifact: Artifact, x: Float32[np.ndarray, "..."]
-    ) -> dict[str, Int32[np.ndarray, "..."]]:
-        """Codes of the quantisers, from their dequantised values, which are asked for as further outputs."""
-        grids = read(artifact.path).grids
-        names = tuple(grids)
-        found = self._outputs(artifact, x, names)[-len(names) :]
-        return {
-            name: np.rint(values / grids[name].scale).astype(np.int32) + grids[name].zero_point
-            for name, values in zip(names, found, strict=True)
-        }
+        self,
+        artifact: Artifact,  # noqa: ARG002 -- the protocol's
+        x: Float32[np.ndarray, ...],  # noqa: ARG002 -- same
+    ) -> dict[str, Int32[np.ndarray, ...]]:
+        """None: tensors inside the delegate cannot be asked for."""
+        return {}
 
-    def _outputs(self, artifact: Artifact, x: np.ndarray, watched: tuple[str, ...]) -> list[np.ndarray]:
+    def _outputs(self, artifact: Artifact, x: np.ndarray) -> list[np.ndarray]:
         if not self.available():
             raise EngineMissingError("executorch", "executorch")
-        _, method = _lowered(str(artifact.path), artifact.sha256, x.shape, watched)
+        _, method = _lowered(str(artifact.path), artifact.sha256, x.shape)
         return [each.numpy().copy() for each in method.execute([torch.tensor(x)])]
 
 
 @functools.lru_cache(maxsize=8)
-def _lowered(path: str, sha256: str, shape: tuple[int, ...], watched: tuple[str, ...]) -> tuple[Any, Any]:  # noqa: ARG001
+def _lowered(path: str, sha256: str, shape: tuple[int, ...]) -> tuple[Any, Any]:  # noqa: ARG001
     """The lowered program and its loaded method."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ExecuTorch and torchao warn of themselves while they are imported
@@ -87,11 +83,15 @@ def _lowered(path: str, sha256: str, shape: tuple[int, ...], watched: tuple[str,
         from executorch.exir import to_edge_transform_and_lower
         from executorch.runtime import Runtime
 
-        module = _Module(read(Path(path)), watched).eval()
+        module = _Module(read(Path(path))).eval()
         program = torch.export.export(module, (torch.zeros(shape),))
         partitioner = XnnpackPartitioner(config_precisions=[ConfigPrecisionType.STATIC_QUANT])
-        lowered = to_edge_transform_and_lower(program, partitioner=[partitioner])
-        content = lowered.to_executorch().buffer
+        try:
+            lowered = to_edge_transform_and_lower(program, partitioner=[partitioner])
+            content = lowered.to_executorch().buffer
+        except Exception as error:
+            line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ExportError(f"ExecuTorch cannot lower {path}: {line}") from error
         return lowered, Runtime.get().load_program(content).load_method("forward")
 
 
@@ -110,9 +110,9 @@ def _layers_of(lowered: Any, inside: bool) -> list[str]:
 class _Module(nn.Module):
     """A quantised model in float operations between the pairs of operators that XNNPACK fuses."""
 
-    def __init__(self, model: QuantizedGraph, watched: Sequence[str]) -> None:
+    def __init__(self, model: QuantizedGraph) -> None:
         super().__init__()
-        self.model, self.watched = model, watched
+        self.model = model
         self.leaves = {name for name in model.layers if not _is_quantized_after(model, name)}
         for name, layer in model.layers.items():
             for key, value in _buffers(layer, self._grid_read_by(model, name), name in self.leaves).items():
@@ -123,28 +123,30 @@ class _Module(nn.Module):
         return model.grids.get(model.graph[name].inputs[0])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Outputs, and what is watched."""
+        """The outputs."""
         live = {self.model.graph.inputs[0]: x}
         for node in self.model.graph:
             if node.op == "constant":
                 live[node.name] = torch.tensor(self.model.constants[node.name])
             elif node.op != "input":
                 live[node.name] = self._result(node, [live[name] for name in node.inputs])
-        return tuple(live[name] for name in (*self.model.graph.outputs, *self.watched))
+        return tuple(live[name] for name in self.model.graph.outputs)
 
     def _result(self, node: Node, inputs: list[Tensor]) -> Tensor:
         if node.op == "quantize":
             return _on_grid(inputs[0], self.model.grids[node.name])
+        if node.op == "clip" and None not in (node.attributes["low"], node.attributes["high"]):
+            return F.hardtanh(inputs[0], node.attributes["low"], node.attributes["high"])  # which the delegate fuses
         if node.op not in LAYERS:
             return evaluate(node, inputs, self.model.constants)
         layer = self.model.layers[node.name]
         weight = getattr(self, _key(node.name, "weight"))
         bias = getattr(self, _key(node.name, "bias"), None)
         if layer.grid is not None and node.name not in self.leaves:
-            weight = self._dequantized(node.name, weight, layer, layer.grid)
+            weight = self._dequantized(node.name, weight, layer.grid)
         return apply_layer(node, inputs[0], weight, bias)
 
-    def _dequantized(self, name: str, weight: Tensor, layer: Layer, grid: QParams) -> Tensor:
+    def _dequantized(self, name: str, weight: Tensor, grid: QParams) -> Tensor:
         operators, limits = torch.ops.quantized_decomposed, (-128, 127, torch.int8)
         if not grid.scale.ndim:
             return operators.dequantize_per_tensor(weight, float(grid.scale), 0, *limits)

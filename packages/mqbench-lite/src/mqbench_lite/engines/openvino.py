@@ -36,13 +36,14 @@ class OpenVino:
         """Its version."""
         return {"openvino": version("openvino")} if self.available() else {}
 
-    def run(self, artifact: Artifact, x: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+    def run(self, artifact: Artifact, x: Float32[np.ndarray, ...]) -> Float32[np.ndarray, ...]:
         """The first output."""
         return _compiled(str(artifact.path), artifact.sha256)(x)[0].copy()  # type: ignore[no-any-return]
 
     def integer_coverage(self, artifact: Artifact) -> Coverage:
         """Layers by the precision in which the compiled model runs them."""
-        integer, floating = {}, {}
+        integer: dict[str, str] = {}
+        floating: dict[str, str] = {}
         for operation in _compiled(str(artifact.path), artifact.sha256).get_runtime_model().get_ops():
             facts = operation.get_rt_info()
             kind, precision = facts["layerType"].astype(str), facts["runtimePrecision"].astype(str)
@@ -50,9 +51,7 @@ class OpenVino:
                 (integer if precision in BYTES else floating)[operation.get_friendly_name()] = f"{kind} {precision}"
         return Coverage(integer=integer, floating=floating)
 
-    def layer_codes(
-        self, artifact: Artifact, x: Float32[np.ndarray, "..."]
-    ) -> dict[str, Int32[np.ndarray, "..."]]:
+    def layer_codes(self, artifact: Artifact, x: Float32[np.ndarray, ...]) -> dict[str, Int32[np.ndarray, ...]]:
         """Codes of the quantisers, from their dequantised values; watched tensors may be fused less than others."""
         model = parse(artifact.path).model
         proto = onnx.load(artifact.path)

@@ -22,7 +22,7 @@ from mqbench_lite.errors import EngineMissingError, ProfileError
 from mqbench_lite.export import Artifact
 from mqbench_lite.fusion import Unit
 from mqbench_lite.graph import Layer, QParams
-from mqbench_lite.integers import IntegerModel, Step, Tensorlike
+from mqbench_lite.integers import Activation, IntegerModel, Step
 from mqbench_lite.reading import parse
 
 UNSIGNED = 128
@@ -46,7 +46,7 @@ class TorchKernels:
         """Torch's version."""
         return {"torch": torch.__version__} if self.available() else {}
 
-    def run(self, artifact: Artifact, x: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+    def run(self, artifact: Artifact, x: Float32[np.ndarray, ...]) -> Float32[np.ndarray, ...]:
         """The first output."""
         outputs = self._model(artifact)(torch.tensor(x))
         first = outputs[0] if isinstance(outputs, tuple) else outputs
@@ -62,9 +62,7 @@ class TorchKernels:
             floating={name: op for name, op in layers.items() if name not in model.in_kernels},
         )
 
-    def layer_codes(
-        self, artifact: Artifact, x: Float32[np.ndarray, "..."]
-    ) -> dict[str, Int32[np.ndarray, "..."]]:
+    def layer_codes(self, artifact: Artifact, x: Float32[np.ndarray, ...]) -> dict[str, Int32[np.ndarray, ...]]:
         """Codes of every quantiser."""
         return self._model(artifact).codes(torch.tensor(x))
 
@@ -91,10 +89,10 @@ class KernelModel(IntegerModel):
     def _requantized_step(self, unit: Unit, grid: QParams, low: int, high: int) -> Step:
         node, layer = unit.node, self.model.layers[unit.node.name]
         read = self.grids[node.inputs[0]]
-        if node.op == "linear" or len(node.attributes["padding"]) == layer.weight.ndim - 2 == 2:  # noqa: PLR2004
+        if node.op == "linear" or len(node.attributes["padding"]) == layer.weight.ndim - 2 == 2:
             self.in_kernels.add(node.name)
             kernel = _Kernel(self.kind, unit, layer, read, grid)
-            return lambda live: Tensorlike(kernel(live[node.inputs[0]].content).clamp_(low, high), grid)
+            return lambda live: Activation(kernel(live[node.inputs[0]].content).clamp_(low, high), grid)
         return super()._requantized_step(unit, grid, low, high)
 
 
