@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from core_utils.runs import Run
 from core_utils.training import Loader, resolve_device
 from mqbench_lite import algorithms, profiles
-from mqbench_lite.calibration import calibrate
+from mqbench_lite.calibration import calibrate, quantizers_of
 from mqbench_lite.data import Preprocessing, samples, some
 from mqbench_lite.errors import MQBenchError
 from mqbench_lite.grids import GridConfig
@@ -99,14 +99,15 @@ def quantised(cell: Cell, network: FloatNetwork, *, run: Run | None = None) -> Q
     training_part = samples(config.data, "train", preprocessing)
     calibration = some(training_part, config.calibration, config.batch_size, cell.seed)
     example = next(iter(calibration))[0][:2]
+    profile = profiles.get(cell.profile)
     qm = prepare(
         net,
-        profile=profiles.get(cell.profile),
+        profile=profile,
         example_inputs=(example,),
         weight_bits=weight_bits,
         act_bits=act_bits,
         algorithm=algorithm,
-        bn_fold=config.bn_fold if algorithm.kind == "qat" else None,
+        bn_fold=config.bn_fold if algorithm.kind == "qat" and profile.fold_bn else None,
     )
     if algorithm.kind == "ptq" and not ranges:
         qm = algorithm.apply(qm, calibration, seed=cell.seed, steps=config.ptq_steps)  # type: ignore[attr-defined]
@@ -120,7 +121,8 @@ def quantised(cell: Cell, network: FloatNetwork, *, run: Run | None = None) -> Q
         train(
             qm, loader, steps=config.steps, settings=settings, device=config.device, run=run, progress=run is not None
         )
-    qm.freeze_quantizers()
+    for _, quantizer in quantizers_of(qm):
+        quantizer.freeze()
     return qm.eval()
 
 
@@ -144,7 +146,7 @@ def accuracy(net: nn.Module, batches: Iterable[Any]) -> float:
 
 def _engines(cell: Cell, qm: QuantModel, test: Loader) -> dict[str, Any]:
     """What the profile's engine makes of the exported file."""
-    from mqbench_lite.export import export
+    from mqbench_lite.exporting import export
     from mqbench_lite.verification import verify
 
     profile = profiles.get(cell.profile)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core_utils.claims import Claim, Trial
 
 if TYPE_CHECKING:
     from mqbench_lite.cells import Cell
+    from mqbench_lite.pretrained import FloatNetwork
 
 PAPER = "Li et al., NeurIPS 2021 Datasets and Benchmarks, arXiv 2111.03759"
 HARDWARE = ("tensorrt", "acl", "tvm", "snpe", "fbgemm")
@@ -25,10 +27,14 @@ def benchmark(trial: Trial) -> dict[str, float]:
     The seed decides calibration images and the order of training. Accuracies are in percent of the fixed test part,
     which nothing is chosen by; of a training, those after its last step.
     """
-    ranges = {name: _accuracy(trial, "minmax", name, "4/4") for name in ("academic", *HARDWARE)}
-    academic = {name: _accuracy(trial, name, "academic", "3/3") for name in ("lsq", "ste", "pact")}
+    from mqbench_lite.cells import network_of, test_batches
+
+    network = network_of(_cell(trial, "minmax", "academic", "4/4").config)
+    bench = Bench(trial, network, test_batches(_cell(trial, "minmax", "academic", "4/4").config, network.preprocessing))
+    ranges = {name: bench.accuracy("minmax", name, "4/4") for name in ("academic", *HARDWARE)}
+    academic = {name: bench.accuracy(name, "academic", "3/3") for name in ("lsq", "ste", "pact")}
     lsq = {
-        init: {name: _accuracy(trial, "lsq", name, "3/3", init=init) for name in ("academic", *TRAINED_ON)}
+        init: {name: bench.accuracy("lsq", name, "3/3", init=init) for name in ("academic", *TRAINED_ON)}
         for init in ("mean", "mse")
     }
     gaps = {init: of["academic"] - sum(of[name] for name in TRAINED_ON) / len(TRAINED_ON) for init, of in lsq.items()}
@@ -67,16 +73,31 @@ def deployment(trial: Trial) -> dict[str, float]:
     }
 
 
-def _accuracy(trial: Trial, algorithm: str, profile: str, bits: str, *, init: str = "mse") -> float:
-    """Of one point; what it was is kept in the trial's folder, so that an interrupted trial goes on."""
-    from core_utils.runs import Run
-    from mqbench_lite.cells import measure
+@dataclass(frozen=True)
+class Bench:
+    """Points of one trial, which share the float net and the test images.
 
-    cell = _cell(trial, algorithm, profile, bits, init)
-    with Run.open(trial.workdir / f"{cell.key}-{init}", {"cell": cell.key, "config": cell.config}, resume=True) as run:
-        if not run.finished:
-            run.finish(measure(cell))
-        return float(run.result()["accuracy"])
+    Attributes:
+        trial: whose seed and folder they have.
+        network: before quantisation.
+        test: batches of the test part.
+    """
+
+    trial: Trial
+    network: FloatNetwork
+    test: Any
+
+    def accuracy(self, algorithm: str, profile: str, bits: str, *, init: str = "mse") -> float:
+        """Of one point, percent; it is kept in the trial's folder, so that an interrupted trial goes on."""
+        from core_utils.runs import Run
+        from mqbench_lite import cells
+
+        cell = _cell(self.trial, algorithm, profile, bits, init)
+        folder = self.trial.workdir / f"{cell.key}-{init}"
+        with Run.open(folder, {"cell": cell.key, "config": cell.config}, resume=True) as run:
+            if not run.finished:
+                run.finish({"accuracy": cells.accuracy(cells.quantised(cell, self.network), self.test)})
+            return float(run.result()["accuracy"])
 
 
 def _cell(trial: Trial, algorithm: str, profile: str, bits: str, init: str = "mse") -> Cell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,6 +80,7 @@ class ImageFiles:
         return self.preprocessing.normalised(pixels[None])[0], int(self.labels[index])
 
 
+@functools.lru_cache(maxsize=4)
 def samples(source: Path | None, part: Part, preprocessing: Preprocessing) -> Arrays | ImageFiles:
     """Opens one part of a data set.
 
@@ -87,6 +89,9 @@ def samples(source: Path | None, part: Part, preprocessing: Preprocessing) -> Ar
             with a folder of images by class, as ImageNet has them.
         part: `train` or `test`.
         preprocessing: of image files; the other two are only normalised.
+
+    Returns:
+        The part; the same object when it is asked for again.
 
     Raises:
         DataError: there is nothing of the kind, or it cannot be read; the message names the file.

@@ -17,8 +17,9 @@ from mqbench_lite.calibration import calibrate
 from mqbench_lite.cells import Cell, accuracy, network_of, quantised, test_batches
 from mqbench_lite.data import FASHION_MNIST, Preprocessing, samples, some
 from mqbench_lite.errors import ExportError
-from mqbench_lite.export import Artifact, export
+from mqbench_lite.exporting import Artifact, export
 from mqbench_lite.grids import GridConfig
+from mqbench_lite.model import LayerBits, QuantModel
 from mqbench_lite.preparing import prepare
 from mqbench_lite.reading import read
 from mqbench_lite.verification import AgreementReport, verify
@@ -61,7 +62,7 @@ def quantize_job(
         "accuracy": accuracy(qm, test),
         "sha256": artifact.sha256,
         "files": [path.name for path in (artifact.path, artifact.qparams, *artifact.others)],
-        "layers": [dataclasses.asdict(row) for row in qm.table()],
+        "layers": [dataclasses.asdict(row) for row in qm.bits],
     }
 
 
@@ -124,17 +125,26 @@ def sensitivity_job(config: GridConfig, profile: str, bits: str, observer: str, 
     )
     calibrate(qm, calibration, batches=len(images), observer=observer)
     qm.eval()
-    qm.enable(())
+    _enable(qm, None)
     expected = _outputs(qm, images)
     rows = []
-    for layer in qm.layer_names():
-        qm.enable((layer,))
+    for each in qm.bits:
+        _enable(qm, each)
         found = _outputs(qm, images)
         noise = float((found - expected).square().sum())
         sqnr = 10 * torch.log10(expected.square().sum() / noise).item() if noise > 0 else float("inf")
         kept = (found.argmax(1) == expected.argmax(1)).float().mean().item()
-        rows.append({"layer": layer, "sqnr_db": round(sqnr, 2), "same_class_percent": round(100 * kept, 2)})
+        rows.append({"layer": each.name, "sqnr_db": round(sqnr, 2), "same_class_percent": round(100 * kept, 2)})
     return rows
+
+
+def _enable(qm: QuantModel, layer: LayerBits | None) -> None:
+    """Quantises one layer's weight and input and nothing else."""
+    for name, quantizer in qm.act_quantizers.items():
+        quantizer.enabled = False if layer is None else name == layer.act
+    for name, module in qm.layers.items():
+        if module.weight_quantizer is not None:
+            module.weight_quantizer.enabled = layer is not None and name == layer.name
 
 
 @torch.no_grad()

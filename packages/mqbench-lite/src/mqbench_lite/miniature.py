@@ -15,7 +15,7 @@ from torch import nn
 from core_utils.files import write_atomically
 from mqbench_lite.data import FASHION_MNIST, samples
 
-EPOCHS, BATCH, RATE, DECAY, SMOOTHING = 8, 128, 0.1, 1e-4, 0.1
+EPOCHS, BATCH, RATE, DECAY, SMOOTHING = 6, 128, 0.1, 1e-4, 0.1
 """Of the float training; nothing was chosen on the test part."""
 WARM_UP = 0.05
 """Share of the training in which the learning rate rises."""

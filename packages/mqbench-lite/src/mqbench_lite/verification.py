@@ -15,7 +15,7 @@ from torch import Tensor
 from core_utils.errors import CheckFailed
 from mqbench_lite.engines import Coverage, Engine, get
 from mqbench_lite.errors import AgreementError, ExportError
-from mqbench_lite.export import Artifact, Freezable
+from mqbench_lite.exporting import Artifact, Freezable
 from mqbench_lite.fusion import Clips
 from mqbench_lite.graph import QuantizedGraph
 from mqbench_lite.integers import IntegerModel

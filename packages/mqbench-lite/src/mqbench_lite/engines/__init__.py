@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from mqbench_lite.errors import MQBenchError
-from mqbench_lite.export import Artifact
+from mqbench_lite.exporting import Artifact
 
 GROUP = "mqbench_lite.engines"
 API_VERSION = 1

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mqbench_lite.accumulation import along, apply_layer, centred_weight
 from mqbench_lite.engines import API_VERSION, Coverage
 from mqbench_lite.errors import EngineMissingError, ExportError
-from mqbench_lite.export import Artifact
+from mqbench_lite.exporting import Artifact
 from mqbench_lite.float_operations import evaluate
 from mqbench_lite.graph import LAYERS, Layer, Node, QParams, QuantizedGraph
 from mqbench_lite.reading import read

@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int32
 
 from mqbench_lite.engines import API_VERSION, Coverage
 from mqbench_lite.errors import EngineMissingError, ExportError
-from mqbench_lite.export import Artifact
+from mqbench_lite.exporting import Artifact
 from mqbench_lite.reading import parse
 
 INTEGER = frozenset(

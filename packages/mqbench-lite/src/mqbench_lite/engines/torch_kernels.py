@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mqbench_lite.engines import API_VERSION, Coverage
 from mqbench_lite.errors import EngineMissingError, ProfileError
-from mqbench_lite.export import Artifact
+from mqbench_lite.exporting import Artifact
 from mqbench_lite.fusion import Unit
 from mqbench_lite.graph import Layer, QParams
 from mqbench_lite.integers import Activation, IntegerModel, Step
