@@ -95,7 +95,7 @@ def test_a_quantiser_that_no_tensor_passes_is_named():
         calibrate(model, loader())
 
 
-def test_batches_may_be_tensors_sequences_or_mappings():
+def held_out_may_be_tensors_sequences_or_mappings():
     images, labels = shapes(64)
     scales = [
         calibrate(net("minmax"), [batch]).second.scale.item()

@@ -65,7 +65,7 @@ def measure(cell: Cell) -> dict[str, Any]:
     config, device = cell.config, resolve_device(cell.config.device)
     network = network_of(config)
     net, preprocessing = network.model, network.preprocessing
-    test = test_batches(config, preprocessing)
+    test = held_out(config, preprocessing)
     float_accuracy = accuracy(net.to(device), test)
     begin = time.perf_counter()
     qm = quantised(cell, network)
@@ -126,7 +126,7 @@ def quantised(cell: Cell, network: FloatNetwork, *, run: Run | None = None) -> Q
     return qm.eval()
 
 
-def test_batches(config: GridConfig, preprocessing: Preprocessing) -> Loader:
+def held_out(config: GridConfig, preprocessing: Preprocessing) -> Loader:
     """The test part in order."""
     return Loader(samples(config.data, "test", preprocessing), TEST_BATCH, shuffle=False)
 
@@ -152,8 +152,9 @@ def _engines(cell: Cell, qm: QuantModel, test: Loader) -> dict[str, Any]:
     profile = profiles.get(cell.profile)
     if not profile.executable or profile.engine is None:
         return {}
-    cell.workdir.mkdir(parents=True, exist_ok=True)
-    artifact = export(qm, cell.workdir / "model.onnx")
+    folder = cell.workdir / cell.key
+    folder.mkdir(parents=True, exist_ok=True)
+    artifact = export(qm, folder / "model.onnx")
     images: list[Tensor] = [batch[0] for batch in test]
     report = verify(qm, artifact, engines=[profile.engine], data=images)
     return dataclasses.asdict(report)

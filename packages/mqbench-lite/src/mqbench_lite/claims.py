@@ -27,10 +27,10 @@ def benchmark(trial: Trial) -> dict[str, float]:
     The seed decides calibration images and the order of training. Accuracies are in percent of the fixed test part,
     which nothing is chosen by; of a training, those after its last step.
     """
-    from mqbench_lite.cells import network_of, test_batches
+    from mqbench_lite.cells import network_of, held_out
 
     network = network_of(_cell(trial, "minmax", "academic", "4/4").config)
-    bench = Bench(trial, network, test_batches(_cell(trial, "minmax", "academic", "4/4").config, network.preprocessing))
+    bench = Bench(trial, network, held_out(_cell(trial, "minmax", "academic", "4/4").config, network.preprocessing))
     ranges = {name: bench.accuracy("minmax", name, "4/4") for name in ("academic", *HARDWARE)}
     academic = {name: bench.accuracy(name, "academic", "3/3") for name in ("lsq", "ste", "pact")}
     lsq = {
@@ -52,7 +52,7 @@ def benchmark(trial: Trial) -> dict[str, float]:
 def deployment(trial: Trial) -> dict[str, float]:
     """The integer model of the net at W8A8 against ONNX Runtime on every test image, to the bit."""
     from mqbench_lite import export, verify
-    from mqbench_lite.cells import network_of, quantised, test_batches
+    from mqbench_lite.cells import network_of, quantised, held_out
     from mqbench_lite.errors import EngineMissingError
 
     cell = _cell(trial, "minmax", "onnxruntime", "8/8")
@@ -60,7 +60,7 @@ def deployment(trial: Trial) -> dict[str, float]:
     qm = quantised(cell, network)
     trial.workdir.mkdir(parents=True, exist_ok=True)
     artifact = export(qm, trial.workdir / "residual-w8a8.onnx")
-    report = verify(qm, artifact, engines=["onnxruntime"], data=test_batches(cell.config, network.preprocessing))
+    report = verify(qm, artifact, engines=["onnxruntime"], data=held_out(cell.config, network.preprocessing))
     (found,) = report.engines
     if found.skipped:
         raise EngineMissingError(found.engine, "ort")
@@ -116,8 +116,8 @@ def _cell(trial: Trial, algorithm: str, profile: str, bits: str, init: str = "ms
     return Cell(config=config, algorithm=algorithm, profile=profile, bits=bits, seed=trial.seed, workdir=trial.workdir)
 
 
-def _claim(id: str, statement: str, source: str, **options: Any) -> Claim:
-    return Claim(id, statement, source, **{"unit": "points", "measure": benchmark, "paper_value": None, **options})
+def _claim(name: str, statement: str, source: str, **options: Any) -> Claim:
+    return Claim(name, statement, source, **{"unit": "points", "measure": benchmark, "paper_value": None, **options})
 
 
 CLAIMS = (

@@ -14,7 +14,7 @@ from core_utils.runs import Run
 from core_utils.training import Loader
 from mqbench_lite import profiles
 from mqbench_lite.calibration import calibrate
-from mqbench_lite.cells import Cell, accuracy, network_of, quantised, test_batches
+from mqbench_lite.cells import Cell, accuracy, network_of, quantised, held_out
 from mqbench_lite.data import FASHION_MNIST, Preprocessing, samples, some
 from mqbench_lite.errors import ExportError
 from mqbench_lite.exporting import Artifact, export
@@ -51,7 +51,7 @@ def quantize_job(
     network = network_of(config)
     net = network.model
     qm = quantised(cell, network, run=run)
-    test = test_batches(config, network.preprocessing)
+    test = held_out(config, network.preprocessing)
     qm.save(run.path / "model.safetensors")
     artifact = export(qm, run.path / "model.onnx", format=kind)
     return {
@@ -140,11 +140,10 @@ def sensitivity_job(config: GridConfig, profile: str, bits: str, observer: str, 
 
 def _enable(qm: QuantModel, layer: LayerBits | None) -> None:
     """Quantises one layer's weight and input and nothing else."""
-    for name, quantizer in qm.act_quantizers.items():
-        quantizer.enabled = False if layer is None else name == layer.act
-    for name, module in qm.layers.items():
-        if module.weight_quantizer is not None:
-            module.weight_quantizer.enabled = layer is not None and name == layer.name
+    quantizers: dict[str, Any] = {name: module.weight_quantizer for name, module in qm.layers.items()}
+    for name, quantizer in {**quantizers, **qm.act_quantizers}.items():
+        if quantizer is not None:
+            quantizer.enabled = layer is not None and name in (layer.name, layer.act)
 
 
 @torch.no_grad()

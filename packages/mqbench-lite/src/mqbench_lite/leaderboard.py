@@ -109,7 +109,7 @@ def to_csv(tables: Sequence[Table]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("network", "bits", "algorithm", "profile", "mean", "std", "n", "paper", "rank"))
-    for table, row in ((table, row) for table in tables for row in table.rows):
+    for table, row in ((each, row) for each in tables for row in each.rows):
         for profile, score in row.scores.items():
             figures = (score.mean, score.std, score.n, score.paper, row.rank)
             writer.writerow((table.network, table.bits, row.algorithm, profile, *figures))
@@ -117,8 +117,8 @@ def to_csv(tables: Sequence[Table]) -> str:
 
 
 def cells_of(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of a table as text."""
-    heads = ["algorithm", *table.profiles, "mean over hardware", "std over hardware", "academic less hardware", "rank"]
+    """Heads and rows of a table as text; the gap is the academic accuracy less the mean over hardware."""
+    heads = ["algorithm", *table.profiles, "hardware mean", "hardware std", "gap", "rank"]
     rows = []
     for row in table.rows:
         scores = [str(row.scores[profile]) if profile in row.scores else "-" for profile in table.profiles]

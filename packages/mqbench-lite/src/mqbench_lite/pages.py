@@ -77,25 +77,17 @@ def _devices(names: Iterable[str]) -> Section:
 
 
 def _agreement(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    heads = [
-        "point",
-        "engine",
-        "samples",
-        "differing outputs",
-        "largest difference",
-        "same top-1 (%)",
-        "layers on integers (%)",
-    ]
+    heads = ["point", "engine", "differing outputs", "largest", "same top-1 (%)", "on integers (%)"]
     table = []
     for row in rows:
         for found in row["engines"].get("engines", ()):
             point = f"{row['algorithm']} {row['profile']} {row['bits']} seed {row['seed']}"
             if found["skipped"]:
-                table.append([point, found["engine"], found["skipped"], *[""] * 4])
+                table.append([point, found["engine"], found["skipped"], *[""] * 3])
                 continue
             figures = [f"{found['differing']} of {found['logits']}", f"{found['max_difference']:.2g}"]
             shares = [f"{100 * found['top1']:.2f}", f"{100 * found['layers']:.0f}"]
-            table.append([point, found["engine"], str(found["samples"]), *figures, *shares])
+            table.append([point, found["engine"], *figures, *shares])
     return [heads, *table] if table else []
 
 

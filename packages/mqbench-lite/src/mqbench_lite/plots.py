@@ -62,8 +62,9 @@ def dumbbells(table: Table) -> bytes:
     axes.set_yticks(range(len(table.rows)), [row.algorithm for row in table.rows], fontsize="small")
     axes.invert_yaxis()
     axes.set_xlabel("accuracy (%)")
+    axes.margins(y=0.6 / max(len(table.rows), 1))
     axes.set_title(f"{table.network}, W/A {table.bits}", fontsize="medium")
-    axes.legend(frameon=False, fontsize="x-small", loc="lower left")
+    figure.legend(frameon=False, fontsize="small", loc="outside right upper")
     return _svg(figure)
 
 
