@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int32
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mqbench_lite.fake_quant import fake_quantize, learned_fake_quantize, pass_where
+from mqbench_lite.fake_quant import clip_gradients, fake_quantize, learned_fake_quantize
 from mqbench_lite.observers import Observer
 from mqbench_lite.quantizers import Quantizer, Role
 from mqbench_lite.ranges import LEAST_SCALE, grid_of_range, nearest_power_of_two
@@ -155,18 +155,16 @@ class _Clipped(torch.autograd.Function):
         qmin: int,
         qmax: int,
     ) -> Tensor:
-        above, below = x > alpha, x < ((qmin - zero_point - 0.5) * scale if low is None else low)
-        ctx.save_for_backward(above, below)
+        ctx.save_for_backward(x, alpha, (qmin - zero_point - 0.5) * scale if low is None else low)
         ctx.learns_low = low is not None
         return fake_quantize(x, scale, zero_point, qmin, qmax)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (upstream,), (above, below) = gradients, ctx.saved_tensors
-        of_alpha = pass_where(above, upstream).sum()
-        of_low = pass_where(below, upstream).sum() if ctx.learns_low else None
-        return pass_where(~(above | below), upstream), of_alpha, of_low, None, None, None, None
+        x, alpha, low = ctx.saved_tensors
+        of_x, of_low, of_alpha = clip_gradients(x, gradients[0], low, alpha)
+        return of_x, of_alpha, of_low if ctx.learns_low else None, None, None, None, None
 
 
 class BoundedWeight(Quantizer):

@@ -167,6 +167,6 @@ def _exponent_for(magnitude: float) -> int | None:
 @functools.cache
 def _kernels() -> ModuleType:
     """Loads numba when the first range is searched."""
-    from mqbench_lite import kernels
+    from mqbench_lite import search_kernels
 
-    return kernels
+    return search_kernels
