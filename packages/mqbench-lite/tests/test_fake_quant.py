@@ -230,6 +230,14 @@ def test_large_tensors_are_shared_among_threads_without_a_difference():
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
+def test_gradients_beyond_two_ends_are_summed_and_those_between_pass(path):
+    x, upstream = normal(3, 5000), normal(3, 5000, seed=1)
+    of_x, below, above = fake_quant.clip_gradients(x, upstream, torch.tensor(-0.5), torch.tensor(0.7))
+    assert torch.equal(of_x, torch.where((x >= -0.5) & (x <= 0.7), upstream, 0))
+    assert below.item() == pytest.approx(upstream[x < -0.5].double().sum().item(), rel=1e-4)
+    assert above.item() == pytest.approx(upstream[x > 0.7].double().sum().item(), rel=1e-4)
+
+
 def test_nan_stays_nan(path):
     x = torch.tensor([torch.nan, 1.0])
     y, of_x = gradients(lambda x: fake_quantize(x, torch.tensor(0.5), code(0), -8, 7), torch.ones(2), x)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch import distributed
 
 from mqbench_lite.errors import MQBenchError
 from mqbench_lite.observers import OBSERVERS, BadValuesError, make_observer
@@ -160,6 +161,20 @@ print("joined")
 """
 
 
+def test_a_group_of_one_finds_what_a_lone_process_finds():
+    seen = batches()
+    distributed.init_process_group("gloo", rank=0, world_size=1, store=distributed.HashStore())
+    try:
+        for name in OBSERVERS:
+            alone, grouped = observed(name, seen), observed(name, seen)
+            grouped.join()
+            for one, other in zip(alone.grid(0, 255), grouped.grid(0, 255), strict=True):
+                assert torch.equal(one, other), name
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.slow
 def test_processes_join_what_they_saw():
     """Extremes, sums and histograms as if one had seen all; averages by their mean."""
     with socket.socket() as probe:

@@ -265,6 +265,18 @@ def test_pact_signed_learns_its_end_although_that_rounds_beyond_the_codes():
     assert learned["alpha"].item() == 1
 
 
+def test_pact_needs_no_clip_beside_its_grid():
+    """Where the zero point's rounding leaves alpha below the last code, what lies above reaches that code, as in an engine."""
+    quantizer = calibrated(LearnedClip(QuantSpec(bits=4, symmetric=False, signed=False), "act"), normal(10))
+    with torch.no_grad():
+        quantizer.alpha.fill_(5.0)
+        quantizer.low_alpha.fill_(-2.9)
+    x = torch.linspace(-9, 9, 1001)
+    codes = ((x / quantizer.scale).round() + quantizer.zero_point).clamp(0, 15)
+    assert torch.equal(quantizer(x).detach(), (codes - quantizer.zero_point) * quantizer.scale)
+    assert torch.equal(quantizer.codes(x), codes.int())
+
+
 def test_pact_may_start_from_the_calibrated_range():
     quantizer = calibrated(LearnedClip(U4, "act", start=None), torch.tensor([0.0, 2.5]))
     assert quantizer.alpha.item() == pytest.approx(2.5)
@@ -297,6 +309,24 @@ def test_dorefa_learns_through_the_greatest_magnitude():
         moved[at] = step
         ends = [(literal.bounded(weight + sign * moved) * upstream).sum() * scale for sign in (1, -1)]
         assert found[at].item() == pytest.approx(((ends[0] - ends[1]) / (2 * step)).item(), rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_dorefa_keeps_a_step_size_that_was_raised(symmetric):
+    """Freezing raises those of channels whose bias would not fit in int32."""
+    weight = normal(4, 9)
+    quantizer = BoundedWeight(QuantSpec(bits=4, per_channel=True, symmetric=symmetric), "weight")
+    quantizer.attach(weight.shape)
+    calibrated(quantizer, weight)
+    before = quantizer.scale.clone()
+    raised = torch.where(torch.arange(4) == 2, 2 * before, before)
+    quantizer.set_grid(raised, quantizer.zero_point.clone())
+    codes, y = quantizer.codes(weight), quantizer(weight)
+    assert torch.equal(quantizer.scale, raised)
+    assert torch.equal((codes - quantizer.zero_point[:, None]) * raised[:, None], y)
+    assert (y - quantizer.bounded(weight))[2].abs().max() <= raised[2] / 2 + 1e-6
+    calibrated(quantizer, weight)
+    assert torch.equal(quantizer.scale, before)
 
 
 def test_dorefa_clips_activations_to_the_unit_range_and_takes_the_data_at_8_bit():

@@ -43,20 +43,20 @@ def counted(x, parts=1):
 KINDS = ["normal", "relu", "laplace", "skewed", "uniform"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     kind=st.sampled_from(KINDS), bits=st.integers(2, 8), symmetric=st.booleans(), seed=st.integers(0, 99),
     parts=st.integers(1, 4), p=st.sampled_from([2.0, 2.4]),
 )  # fmt: skip
 def test_a_histogram_chooses_a_range_within_one_step_of_the_search_or_as_good(kind, bits, symmetric, seed, parts, p):
-    """One step is a hundredth of the range (spec 8). Where several candidates are within 1 % of the least error, any is good."""
+    """One step is a hundredth of the range (spec 8). Where the error is that flat, any will do."""
     x, spec = draw(kind, 20_000, seed), QuantSpec(bits=bits, symmetric=symmetric)
     qmin, qmax = spec.grid()
     scales, errors = naive(x, spec, qmin, qmax, p)
     scale, _ = search_histogram(counted(x, parts), x.min()[None], x.max()[None], spec, qmin, qmax, p=p)
     ours, best = int((scales - scale).abs().argmin()), int(errors.argmin())
     assert scales[ours] == scale
-    assert abs(ours - best) <= 1 or errors[ours] <= 1.01 * errors[best]
+    assert abs(ours - best) <= 1 or errors[ours] <= 1.002 * errors[best]
 
 
 @settings(max_examples=30, deadline=None)

@@ -183,8 +183,8 @@ class AdaRound:
         calibrate(qmodel, calib_loader, settings.batches, settings.observer)
         with evaluating(qmodel):
             for layer, often in _layers_in_order(qmodel, calib_loader):
-                inputs, targets = _inputs_and_targets(qmodel, layer, often, calib_loader, settings.batches)
-                learn_rounding(layer, inputs, targets, seed=seed, steps=steps, settings=settings)
+                inputs, targets, rest = _inputs_and_targets(qmodel, layer, often, calib_loader, settings.batches)
+                learn_rounding(layer, inputs, targets, rest, seed=seed, steps=steps, settings=settings)
         for _, quantizer in quantizers_of(qmodel):
             quantizer.freeze()
         return qmodel
@@ -194,6 +194,7 @@ def learn_rounding(
     layer: nn.Module,
     inputs: Float[Tensor, "n ..."],
     targets: Float[Tensor, "n ..."],
+    rest: tuple[Any, ...] = (),
     *,
     seed: int,
     steps: int,
@@ -202,9 +203,10 @@ def learn_rounding(
     """Learns the rounding of one layer's weight, in place.
 
     Args:
-        layer: a module with a `weight_quantizer`, called with one tensor.
+        layer: a module with a `weight_quantizer`.
         inputs: what it gets in the quantised model.
         targets: what it gives in the float model.
+        rest: its further arguments.
         seed: decides which samples make a step.
         steps: of Adam.
         settings: the rest.
@@ -212,12 +214,12 @@ def learn_rounding(
     quantizer: Any = layer.weight_quantizer
     quantizer.begin()
     with torch.no_grad():
-        layer(inputs[:1])
+        layer(inputs[:1], *rest)
     optimizer = torch.optim.Adam([quantizer.variable], lr=settings.lr)
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
         chosen = torch.randperm(len(inputs), generator=generator)[: settings.batch_size].to(inputs.device)
-        difference = layer(inputs[chosen]) - targets[chosen]
+        difference = layer(inputs[chosen], *rest) - targets[chosen]
         loss = difference.square().sum(1).mean()
         beta = settings.beta(step, steps)
         if beta is not None:
@@ -254,14 +256,16 @@ def _layers_in_order(qm: nn.Module, loader: Iterable[Any]) -> list[tuple[nn.Modu
 
 def _inputs_and_targets(
     qm: nn.Module, layer: nn.Module, often: int, loader: Iterable[Any], batches: int
-) -> tuple[Tensor, Tensor]:
-    """What the layer gets in the quantised model, and what it gives in the float one, for all samples."""
-    inputs, targets = [], []
+) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
+    """What the layer gets in the quantised model, what it gives in the float one, and its further arguments."""
+    inputs, targets, rest = [], [], ()
     for batch in islice(loader, batches):
-        inputs += [given for given, _ in _calls(qm, layer, often, batch)]
+        for (given, *further), _ in _calls(qm, layer, often, batch):
+            inputs.append(given)
+            rest = tuple(further)
         with _floating(qm):
             targets += [result for _, result in _calls(qm, layer, often, batch)]
-    return torch.cat(inputs), torch.cat(targets)
+    return torch.cat(inputs), torch.cat(targets), rest
 
 
 class _Reached(Exception):  # noqa: N818 -- ends a forward pass that has gone far enough
@@ -269,12 +273,12 @@ class _Reached(Exception):  # noqa: N818 -- ends a forward pass that has gone fa
 
 
 @torch.no_grad()
-def _calls(qm: nn.Module, layer: nn.Module, often: int, batch: Any) -> list[tuple[Tensor, Tensor]]:
-    """Input and output of every call of the layer; nothing after the last runs."""
-    seen: list[tuple[Tensor, Tensor]] = []
+def _calls(qm: nn.Module, layer: nn.Module, often: int, batch: Any) -> list[tuple[tuple[Any, ...], Tensor]]:
+    """Arguments and output of every call of the layer; nothing after the last runs."""
+    seen: list[tuple[tuple[Any, ...], Tensor]] = []
 
     def keep(_: nn.Module, arguments: tuple[Any, ...], result: Tensor) -> None:
-        seen.append((arguments[0], result))
+        seen.append((arguments, result))
         if len(seen) == often:
             raise _Reached
 

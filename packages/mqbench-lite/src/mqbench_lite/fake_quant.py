@@ -144,6 +144,16 @@ def pass_where(mask: Tensor, upstream: Tensor) -> Tensor:
     return torch.where(mask, upstream, 0)
 
 
+def clip_gradients(x: Tensor, upstream: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient where x lies in [low, high], and its sums over what lies below and above."""
+    if kernels_take(x, upstream):
+        of_x, below, above = _kernels().clip_gradients(x, upstream, low.item(), high.item())
+        return of_x, high.new_tensor(below), high.new_tensor(above)
+    under, over = x < low, x > high
+    below, above = (torch.where(where, upstream, 0).sum().to(high.dtype) for where in (under, over))
+    return torch.where(under | over, 0, upstream), below, above
+
+
 def kernels_take(*tensors: Tensor) -> bool:
     """Whether all of them are what the compiled kernels read."""
     return all(t.is_cpu and t.dtype is torch.float32 and t.is_contiguous() for t in tensors)

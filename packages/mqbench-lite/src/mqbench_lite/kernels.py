@@ -1,7 +1,7 @@
 """Passes over float32 on a CPU, compiled by numba when this module is first imported and kept in its cache.
 
-Values that leave a quantiser are divided by the step size and rounded as IEEE says, without `fastmath`: a product with
-1/s would take other codes at ties than an engine does. Sums, and errors that candidates are compared by, may be reordered.
+Values are divided by the step size and rounded as IEEE says, without `fastmath`: a product with 1/s would take other
+codes at ties than an engine does. Only sums may be reordered.
 """
 
 from __future__ import annotations
@@ -63,28 +63,11 @@ def learned_gradients(
     return torch.from_numpy(of_x), of_scale, of_zero
 
 
-def count_in_bins(values: Tensor, counts: np.ndarray, per_width: float) -> None:
-    """Adds each value of a float32 tensor to the bin `floor(value * per_width)`; the middle bin begins at 0."""
-    _count(_flat(values), counts, per_width)
-
-
-def candidate_errors(
-    points: np.ndarray, weights: np.ndarray, scales: np.ndarray, zeros: np.ndarray, qmin: int, qmax: int, p: float
-) -> np.ndarray:
-    """Sum of weight |x_hat - x|^p for every row and candidate grid, float64 [C, J].
-
-    Args:
-        points: values, float32 [C, K].
-        weights: how often each occurs, float32 [C, K], or [C, 0] where each occurs once.
-        scales: step sizes of the candidates, float32 [C, J].
-        zeros: their zero points, float32 [C, J].
-        qmin: least code.
-        qmax: greatest code.
-        p: exponent.
-    """
-    errors = np.empty(scales.shape)
-    _score(points, weights, scales, zeros, errors, qmin, qmax, p)
-    return errors
+def clip_gradients(x: Tensor, upstream: Tensor, low: float, high: float) -> tuple[Tensor, float, float]:
+    """The gradient where x lies in [low, high], and its sums over what lies below and above."""
+    of_x, sums = np.empty(x.shape, np.float32), np.zeros((2, -(-x.numel() // PIECE)))
+    _in_threads(_clip, _flat(x), _flat(upstream), of_x.reshape(-1), sums, low, high)
+    return torch.from_numpy(of_x), float(sums[0].sum()), float(sums[1].sum())
 
 
 def _grids(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -213,61 +196,28 @@ def _learn(share, shares, x, g, of_x, sums, scales, zeros, inner, qmin, qmax):
             sums[1, row] += _sum(by_zero[:size])
 
 
-@numba.njit("void(float32[::1], int64[::1], float64)", cache=True, nogil=True)
+@numba.njit
 @no_type_check
-def _count(values, counts, per_width):
-    middle, factor, last = len(counts) // 2, np.float32(per_width), len(counts) - 1
-    for i in range(len(values)):
-        at = int(np.floor(values[i] * factor)) + middle
-        counts[min(max(at, 0), last)] += 1
-
-
-@numba.njit(fastmath=True, error_model="numpy")
-@no_type_check
-def _squares(points, s, z, n, m):
-    inverse, total = np.float32(1) / s, np.float32(0)
-    for i in range(len(points)):
-        code = min(max(np.rint(points[i] * inverse) + z, n), m)
-        off = (code - z) * s - points[i]
-        total += off * off
-    return total
-
-
-@numba.njit(fastmath=True, error_model="numpy")
-@no_type_check
-def _weighted_squares(points, weights, s, z, n, m):
-    inverse, total = np.float32(1) / s, np.float32(0)
-    for i in range(len(points)):
-        code = min(max(np.rint(points[i] * inverse) + z, n), m)
-        off = (code - z) * s - points[i]
-        total += off * off * weights[i]
-    return total
-
-
-@numba.njit(fastmath=True, error_model="numpy")
-@no_type_check
-def _powers(points, weights, s, z, n, m, p):
-    inverse, total = np.float32(1) / s, np.float32(0)
-    for i in range(len(points)):
-        code = min(max(np.rint(points[i] * inverse) + z, n), m)
-        off = abs((code - z) * s - points[i])
-        total += off**p * (weights[i] if len(weights) else np.float32(1))
-    return total
+def _clip_row(x, g, of_x, below, above, low, high):
+    for i in range(len(x)):
+        under, over = x[i] < low, x[i] > high
+        of_x[i] = np.float32(0) if under | over else g[i]
+        below[i] = g[i] if under else np.float32(0)
+        above[i] = g[i] if over else np.float32(0)
 
 
 @numba.njit(
-    "void(float32[:, ::1], float32[:, ::1], float32[:, ::1], float32[:, ::1], float64[:, ::1], int64, int64, float64)",
-    cache=True, nogil=True, error_model="numpy",
+    "void(int64, int64, float32[::1], float32[::1], float32[::1], float64[:, ::1], float64, float64)",
+    cache=True, nogil=True,
 )  # fmt: skip
 @no_type_check
-def _score(points, weights, scales, zeros, errors, qmin, qmax, p):
-    n, m, p = np.float32(qmin), np.float32(qmax), np.float32(p)
-    for c in range(len(points)):
-        for j in range(scales.shape[1]):
-            s, z = scales[c, j], zeros[c, j]
-            if p != 2:
-                errors[c, j] = _powers(points[c], weights[c], s, z, n, m, p)
-            elif weights.shape[1]:
-                errors[c, j] = _weighted_squares(points[c], weights[c], s, z, n, m)
-            else:
-                errors[c, j] = _squares(points[c], s, z, n, m)
+def _clip(share, shares, x, g, of_x, sums, low, high):
+    low, high = np.float32(low), np.float32(high)
+    below, above = np.empty(PIECE, np.float32), np.empty(PIECE, np.float32)
+    first, last = _rows(share, shares, len(x), PIECE)
+    for row in range(first, last):
+        part = slice(row * PIECE, min((row + 1) * PIECE, len(x)))
+        size = len(x[part])
+        _clip_row(x[part], g[part], of_x[part], below[:size], above[:size], low, high)
+        sums[0, row] = _sum(below[:size])
+        sums[1, row] = _sum(above[:size])

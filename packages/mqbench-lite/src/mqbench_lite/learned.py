@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int32
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mqbench_lite.fake_quant import codes_of, fake_quantize, learned_fake_quantize, pass_where
+from mqbench_lite.fake_quant import clip_gradients, fake_quantize, learned_fake_quantize
 from mqbench_lite.observers import Observer
 from mqbench_lite.quantizers import Quantizer, Role
 from mqbench_lite.ranges import LEAST_SCALE, grid_of_range, nearest_power_of_two
@@ -129,14 +129,9 @@ class LearnedClip(Quantizer):
             self.low_alpha.copy_((self.qmin - zero_point) * scale)
 
     def quantize(self, x: Tensor) -> Tensor:
-        """The nearest values of the grid, x clipped to the learned ends first."""
+        """The nearest values of the grid, whose own ends clip, so that an engine needs no clip beside it."""
         low = None if self.spec.symmetric else self.low_alpha
         return _Clipped.apply(x, self.alpha, low, *self._grid(), self.qmin, self.qmax)  # type: ignore[no-any-return]
-
-    def codes(self, x: Tensor) -> Tensor:
-        """The codes of what `quantize` gives."""
-        low = None if self.spec.symmetric else self.low_alpha
-        return codes_of(_clip(x, self.alpha, low), *self._grid(), self.qmin, self.qmax)
 
     @torch.no_grad()
     def _grid(self) -> tuple[Tensor, Tensor]:
@@ -147,7 +142,7 @@ class LearnedClip(Quantizer):
 
 
 class _Clipped(torch.autograd.Function):
-    """Quantises x clipped to [low, alpha]; each end gets the gradient of what lies beyond it."""
+    """Quantises x; each end gets the gradient of what lies beyond it."""
 
     @staticmethod
     def forward(
@@ -160,23 +155,16 @@ class _Clipped(torch.autograd.Function):
         qmin: int,
         qmax: int,
     ) -> Tensor:
-        above, below = x > alpha, x < ((qmin - zero_point - 0.5) * scale if low is None else low)
-        ctx.save_for_backward(above, below)
+        ctx.save_for_backward(x, alpha, (qmin - zero_point - 0.5) * scale if low is None else low)
         ctx.learns_low = low is not None
-        return fake_quantize(_clip(x, alpha, low), scale, zero_point, qmin, qmax)
+        return fake_quantize(x, scale, zero_point, qmin, qmax)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (upstream,), (above, below) = gradients, ctx.saved_tensors
-        of_alpha = pass_where(above, upstream).sum()
-        of_low = pass_where(below, upstream).sum() if ctx.learns_low else None
-        return pass_where(~(above | below), upstream), of_alpha, of_low, None, None, None, None
-
-
-def _clip(x: Tensor, alpha: Tensor, low: Tensor | None) -> Tensor:
-    x = torch.minimum(x.detach(), alpha.detach())
-    return x if low is None else torch.maximum(x, low.detach())
+        x, alpha, low = ctx.saved_tensors
+        of_x, of_low, of_alpha = clip_gradients(x, gradients[0], low, alpha)
+        return of_x, of_alpha, of_low if ctx.learns_low else None, None, None, None, None
 
 
 class BoundedWeight(Quantizer):
@@ -189,13 +177,27 @@ class BoundedWeight(Quantizer):
             weight feeds its statistics back into themselves, because the map forgets the weight's scale.
     """
 
+    floor: Tensor
+
     def __init__(self, spec: QuantSpec, role: Role, *, keeps_scale: bool = True) -> None:
         super().__init__(spec, role)
         self.keeps_scale = keeps_scale
 
+    def allocate(self, shape: tuple[int, ...]) -> None:
+        """Makes room for the grid and for the least step size that was set."""
+        super().allocate(shape)
+        self.register_buffer("floor", torch.full(shape, LEAST_SCALE), persistent=False)
+
+    @torch.no_grad()
+    def set_grid(self, scale: Float32[Tensor, "*c"], zero_point: Int32[Tensor, "*c"]) -> None:
+        """Takes step sizes below which those that follow from the weight do not go."""
+        super().set_grid(scale, zero_point)
+        self.floor = scale.detach().clone()
+
     def take(self, observer: Observer) -> None:
         """Takes the grid of the weight that was seen; it follows the weight at every use until it is frozen."""
         self.qmin, self.qmax = self.spec.grid(signed=True)
+        self.floor = torch.full_like(self.scale, LEAST_SCALE)
         self._cover(self.bounded(torch.stack(observer.extremes())))  # the map keeps order
 
     def quantize(self, x: Tensor) -> Tensor:
@@ -224,10 +226,15 @@ class BoundedWeight(Quantizer):
 
     @torch.no_grad()
     def _cover(self, ends: Tensor) -> None:
-        """Takes the grid of the extremes."""
+        """Takes the grid of the extremes, its step size at least the floor."""
+        low, high = (end.reshape(self.scale.shape) for end in ends)
         rule = {"symmetric": self.spec.symmetric, "power_of_two": self.spec.pot_scale}
-        scale, zero_point = grid_of_range(ends[0], ends[1], self.qmin, self.qmax, **rule)
-        self.set_grid(scale.reshape(self.scale.shape), zero_point.reshape(self.scale.shape))
+        scale, zero_point = grid_of_range(low, high, self.qmin, self.qmax, **rule)
+        if not self.spec.symmetric:
+            raised = (self.qmin - (low.clamp(max=0) / self.floor).round()).clamp(self.qmin, self.qmax)
+            zero_point = torch.where(scale < self.floor, raised, zero_point).to(torch.int32)
+        self.scale.copy_(torch.maximum(scale, self.floor))
+        self.zero_point.copy_(zero_point)
 
 
 class UnitRange(Quantizer):

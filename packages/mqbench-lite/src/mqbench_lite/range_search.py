@@ -21,8 +21,9 @@ from torch import Tensor
 from mqbench_lite.ranges import grid_of_range
 from mqbench_lite.specs import QuantSpec
 
-BINS = 2048
-"""Bins on either side of 0; data that fills its range has at least half of them."""
+BINS = 8192
+"""Bins on either side of 0, of which data holds at least half on one side. A quarter of them misses the best candidate
+by two in one search of ten at 8 bit, and takes as long: counting is what costs."""
 FEW = 4096
 """Values that are scored themselves."""
 STEPS = 100
@@ -166,6 +167,6 @@ def _exponent_for(magnitude: float) -> int | None:
 @functools.cache
 def _kernels() -> ModuleType:
     """Loads numba when the first range is searched."""
-    from mqbench_lite import kernels
+    from mqbench_lite import search_kernels
 
-    return kernels
+    return search_kernels

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mqbench_lite.fake_quant import along, fake_quantize
+from mqbench_lite.fake_quant import along, fake_quantize, pass_where
 from mqbench_lite.quantizers import Quantizer
 
 SOFTNESS = 0.4
@@ -34,8 +34,8 @@ def staircase(u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 def slope(u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The staircase's derivative within a step."""
-    rising = torch.tanh(SHARPNESS * (u - u.floor() - 0.5))
-    return 0.5 * SHARPNESS * (1 - rising.square()) / (1 - SOFTNESS)
+    rising = (u - u.floor()).sub_(0.5).mul_(SHARPNESS).tanh_()
+    return rising.square_().sub_(1).mul_(-0.5 * SHARPNESS / (1 - SOFTNESS))
 
 
 class SoftQuantizer(Quantizer):
@@ -58,6 +58,6 @@ class _Soft(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, zero_point = ctx.saved_tensors
         qmin, qmax, axis = ctx.settings
-        u = x / along(scale, x, axis) + along(zero_point, x, axis)
-        inside = (u.round() >= qmin) & (u.round() <= qmax)
-        return torch.where(inside, gradients[0] * slope(u), 0), None, None, None, None, None
+        u = (x / along(scale, x, axis)).add_(along(zero_point, x, axis))
+        code = u.round()
+        return pass_where(code.clamp(qmin, qmax) == code, slope(u).mul_(gradients[0])), None, None, None, None, None
