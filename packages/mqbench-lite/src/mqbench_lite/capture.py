@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,14 @@ from torch.utils import _pytree as pytree
 
 from mqbench_lite.errors import TraceError
 from mqbench_lite.functions import lower
-from mqbench_lite.graph import Graph
+from mqbench_lite.graph import LAYERS, Graph
 from mqbench_lite.lowering import BATCH, Call, Held, Lowering, Made
+from mqbench_lite.operators import run, run_layer, run_norm
 
 HINT = "give it a module of its own and name that in `leaves`: leaves run in float as they are"
+
+AGREES = 1e-4
+"""Greatest deviation of the captured graph from the model, as a share of the greatest output."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +72,56 @@ def capture(model: nn.Module, example_inputs: Sequence[Any], *, leaves: Sequence
     args = tuple(example_inputs)
     if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(args)):
         raise TraceError("example_inputs", "give a tuple of the model's arguments, with a tensor among them")
-    if leaves:
-        return trace(model, args, leaves)
     with _without_fast_paths():
-        try:
-            program = _exported(model, args)
-        except TraceError:
-            raise
-        except Exception as reason:
+        if leaves:
+            found = trace(model, args, leaves)
+        else:
             try:
-                return trace(model, args)
-            except TraceError as error:
-                raise TraceError(*_place(reason, error)) from reason
-        return _lowered(program, model)
+                program = _exported(model, args)
+            except Exception as reason:
+                try:
+                    found = trace(model, args)
+                except TraceError as error:
+                    raise TraceError(*_place(reason, error)) from reason
+            else:
+                found = _lowered(program, model)
+        _check(found, args)
+    return found
+
+
+def evaluate(found: Captured, args: tuple[Any, ...]) -> list[Any]:
+    """The outputs of a captured graph in float, in order."""
+    given = iter(leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor))
+    values: dict[str, Any] = {}
+    for node in found.graph:
+        inputs, home = [values[name] for name in node.inputs], node.name.partition("#")[0]
+        numbers = {key: found.tensors.get(f"{home}.{key}") for key in ("weight", "bias", "mean", "var")}
+        if node.op == "input":
+            values[node.name] = next(given)
+        elif node.op == "constant":
+            values[node.name] = found.tensors[node.name]
+        elif node.op in LAYERS:
+            values[node.name] = run_layer(node, inputs[0], numbers["weight"], numbers["bias"])
+        elif node.op in ("batch_norm", "layer_norm"):
+            values[node.name] = run_norm(node, inputs[0], **numbers)
+        else:
+            values[node.name] = run(node, inputs)
+    return [values[name] for name in found.graph.outputs]
+
+
+def _check(found: Captured, args: tuple[Any, ...]) -> None:
+    """Runs the graph beside the model: what was not understood must not pass unseen.
+
+    Raises:
+        TraceError: they differ.
+    """
+    args = pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, args)
+    ours = evaluate(found, args)
+    theirs = [leaf for leaf in pytree.tree_leaves(found.model(*args)) if isinstance(leaf, Tensor)]
+    for name, a, b in zip(found.graph.outputs, ours, theirs, strict=True):
+        tolerance = AGREES * float(b.abs().max()) if b.numel() and b.is_floating_point() else 0.0
+        if a.shape != b.shape or not torch.allclose(a, b, 0, tolerance, equal_nan=True):
+            raise TraceError(name, "the captured graph gives other values than the model: are its results random?")
 
 
 def _exported(model: nn.Module, args: tuple[Any, ...]) -> torch.export.ExportedProgram:
@@ -92,7 +134,8 @@ def _exported(model: nn.Module, args: tuple[Any, ...]) -> torch.export.ExportedP
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.export warns of its own internals
-        program = torch.export.export(model, args, dynamic_shapes=pytree.tree_map(free, args), strict=False)
+        by_name = dict(inspect.signature(model.forward).bind(*args).arguments)
+        program = torch.export.export(model, args, dynamic_shapes=pytree.tree_map(free, by_name), strict=False)
         return program.run_decompositions({}) if _writes_to_views(program.graph) else program
 
 
@@ -175,9 +218,12 @@ def captured(
     if not all(isinstance(each, Made | Held) for each in results):
         raise TraceError("the output", "return tensors, in a tuple, a list or a dict")
     graph = lowering.graph(results)
-    names = {node.name.partition("#")[0] for node in graph}
+    homes = {node.name.partition("#")[0] for node in graph}
+    constants = {node.name for node in graph if node.op == "constant"}
     tensors = {
-        name: tensor for name, tensor in lowering.tensors.items() if name in names or name.rpartition(".")[0] in names
+        name: tensor
+        for name, tensor in lowering.tensors.items()
+        if name in constants or name.rpartition(".")[0] in homes
     }
     sizes = {node.name: lowering.sizes[node.name] for node in graph}
     owners = {node.name: lowering.owners[node.name] for node in graph}
@@ -225,11 +271,17 @@ def source_of(node: torch.fx.Node) -> str:
     frames = [
         line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()[:6] == 'File "'
     ]
-    own = [line for line in frames if "/torch/" not in line] or frames
+    own = [line for line in frames if is_users(line.split('"')[1])] or frames
     if not own:
         return ""
     file, _, rest = own[-1].removeprefix('File "').partition('", line ')
     return f"{file}:{rest.partition(',')[0]}"
+
+
+def is_users(file: str) -> bool:
+    """Whether a file of code is neither torch's, nor this package's machinery, nor that of run-time type checks."""
+    machinery = ("/torch/", "/jaxtyping/", "/beartype/", "/mqbench_lite/capture.py", "/mqbench_lite/tracing.py")
+    return not file.startswith("<") and not any(part in file for part in machinery)
 
 
 def _place(reason: Exception, fallback: TraceError) -> tuple[str, str]:
@@ -237,7 +289,7 @@ def _place(reason: Exception, fallback: TraceError) -> tuple[str, str]:
     frame, place = reason.__traceback__, ""
     while frame is not None:
         file = frame.tb_frame.f_code.co_filename
-        if "/torch/" not in file and "/mqbench_lite/" not in file:
+        if is_users(file):
             place = f"{file}:{frame.tb_lineno}"
         frame = frame.tb_next
     line = next((line.strip() for line in str(reason).splitlines() if line.strip()), type(reason).__name__)

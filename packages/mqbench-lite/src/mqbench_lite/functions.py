@@ -167,7 +167,7 @@ def _clamp(lowering: Lowering, call: Call) -> Made | None:
     return _clip(lowering, call, low, high)
 
 
-def _clip(lowering: Lowering, call: Call, low: float | None, high: float | None) -> Made:
+def _clip(lowering: Lowering, call: Call, low: float | int | None, high: float | int | None) -> Made:
     x = call.argument(0, "input")
     if low == 0 and high is None:
         return lowering.emit(call, "relu", [x])
@@ -271,7 +271,7 @@ def _avg_pool(lowering: Lowering, call: Call) -> Made | None:
     )
 
 
-def _adaptive_pool(lowering: Lowering, call: Call) -> Made | None:
+def _adaptive_pool(lowering: Lowering, call: Call) -> Any:
     """An average over the whole plane, or a pool whose windows are all alike; None if they are not."""
     x, axes = call.argument(0, "input"), spatial_axes(call)
     wanted = tuple_of(call.argument(1, "output_size"), axes)
@@ -284,9 +284,11 @@ def _adaptive_pool(lowering: Lowering, call: Call) -> Made | None:
     kernel = tuple(size // each for size, each in zip(sizes, wanted, strict=True))
     zero = (0,) * axes
     if "max" in call.name:
-        return lowering.emit(
-            call, "max_pool", [x], kernel=kernel, stride=kernel, padding=zero, dilation=(1,) * axes, ceil=False
+        shape = (*x.shape[:-axes], *wanted)
+        made = lowering.emit(
+            call, "max_pool", [x], shape, kernel=kernel, stride=kernel, padding=zero, dilation=(1,) * axes, ceil=False
         )
+        return made if call.shape is not None else (made, None)  # torch's own operator gives indices, too
     if set(wanted) == {1}:
         first = len(x.shape) - axes
         return lowering.emit(call, "mean", [x], axes=tuple(range(first, first + axes)), keep=True)

@@ -116,25 +116,25 @@ class IntegerModel(nn.Module):
         )
 
     @torch.no_grad()
-    def forward(self, *inputs: Float[Tensor, ...]) -> Any:
+    def forward(self, *inputs: Float[Tensor, " ..."]) -> Any:
         """The model's outputs as float32: a tensor, or a tuple of several."""
         found = self._run(inputs, set(self.model.graph.outputs))
         outputs = tuple(found[name].values for name in self.model.graph.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
     @torch.no_grad()
-    def codes(self, *inputs: Float[Tensor, ...]) -> dict[str, Int32[np.ndarray, ...]]:
+    def codes(self, *inputs: Float[Tensor, " ..."]) -> dict[str, Int32[np.ndarray, " ..."]]:
         """The codes of every quantiser, by its name."""
         wanted = set(self.model.grids)
         found = self._run(inputs, wanted)
         return {name: _codes(found[name]) for name in self.model.grids if name in found}
 
     @torch.no_grad()
-    def shapes(self, *inputs: Float[Tensor, ...]) -> dict[str, tuple[int, ...]]:
+    def shapes(self, *inputs: Float[Tensor, " ..."]) -> dict[str, tuple[int, ...]]:
         """Shapes of all tensors but those inside integer units."""
         return {name: tuple(x.content.shape) for name, x in self._run(inputs, set(self._steps)).items()}
 
-    def _run(self, inputs: tuple[Tensor, ...], wanted: set[str]) -> dict[str, Activation]:
+    def _run(self, inputs: tuple[Tensor, " ..."], wanted: set[str]) -> dict[str, Activation]:
         names = self.model.graph.inputs
         if len(inputs) != len(names):
             raise TypeError(f"the model takes {len(names)} inputs ({', '.join(names)}), got {len(inputs)}")

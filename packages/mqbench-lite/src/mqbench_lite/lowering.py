@@ -113,7 +113,7 @@ class Lowering:
         return self.emit(call, "call", inputs, target=target, args=(), kwargs={})
 
     def emit(
-        self, call: Call, op: str, inputs: Sequence[Any], size: tuple[int, ...] | None = None, **attributes: Any
+        self, call: Call, op: str, inputs: Sequence[Any], made_shape: tuple[int, ...] | None = None, **attributes: Any
     ) -> Made:
         """One more node.
 
@@ -121,16 +121,17 @@ class Lowering:
             call: it is named after this one.
             op: its operation.
             inputs: `Made`, or `Held` that becomes a constant.
-            size: shape of its tensor, if not the call's.
+            made_shape: of its tensor, if not the call's.
             **attributes: as `OPS` has them.
         """
-        return self.add(self.unique(self.name_of(call)), op, inputs, attributes, call, size)
+        return self.add(self.unique(self.name_of(call, op)), op, inputs, attributes, call, made_shape)
 
-    def name_of(self, call: Call) -> str:
-        """A module of torch.nn without parts gives its name to what it calls."""
+    def name_of(self, call: Call, op: str | None = None) -> str:
+        """A module of torch.nn without parts and numbers gives its name to what it calls."""
         owner = self.model.get_submodule(call.owner)
         if call.owner and type(owner).__module__.startswith("torch.nn.") and not any(owner.children()):
-            return call.owner
+            numbers = next(owner.parameters(), None) is not None
+            return f"{call.owner}.{op or call.own_name}" if numbers else call.owner
         return f"{call.owner}.{call.own_name}" if call.owner else call.own_name
 
     def add(

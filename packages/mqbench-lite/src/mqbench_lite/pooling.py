@@ -143,7 +143,7 @@ def _windows(size: int, kernel: int, stride: int, padding: int, ceil: bool) -> l
 
 def _counts(
     windows: Sequence[list[int]], kernel: Sequence[int], count_padding: bool, device: torch.device
-) -> Float[Tensor, ...]:
+) -> Float[Tensor, " ..."]:
     if count_padding:
         return torch.tensor(float(np.prod(kernel)), device=device)
     counts = [torch.tensor(covered, dtype=torch.float32, device=device) for covered in windows]

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- its name everywhere
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
-from mqbench_lite.capture import HINT, Captured, captured, own_module, source_of
+from mqbench_lite.capture import HINT, Captured, captured, is_users, own_module, source_of
 from mqbench_lite.errors import TraceError
 from mqbench_lite.functions import lower
 from mqbench_lite.lowering import BATCH, Call, Held, Lowering
@@ -63,7 +62,7 @@ class _Tracer(torch.fx.Tracer):
                 raise TraceError(f"leaf {leaf}", "no module has this name; `model.named_modules()` lists them")
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self.leaves or isinstance(m, _BatchNorm)
+        return module_qualified_name in self.leaves or type(m) in _NORMS  # other people's do more than normalise
 
 
 class _Run:
@@ -122,7 +121,7 @@ class _Run:
         kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
         shape = _shape(one, other) if isinstance(one, Tensor) and isinstance(other, Tensor) else None
         owner, source, target = own_module(node), source_of(node), self._target(node)
-        if isinstance(target, _BatchNorm) and not kwargs and target.running_mean is not None:
+        if type(target) in _NORMS and not kwargs and target.running_mean is not None:
             path = str(node.target)
             held = {name: _held(path, name, getattr(target, name)) for name in _NORM}
             numbers = (held["running_mean"], held["running_var"], held["weight"], held["bias"])
@@ -171,6 +170,7 @@ class _Method:
         return getattr(x, self.name)(*args, **kwargs)
 
 
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _NORM = ("running_mean", "running_var", "weight", "bias")
 _SIZES = frozenset(["size", "getattr", "dim", "numel", "len"])
 
@@ -210,7 +210,7 @@ def _last_line(reason: BaseException) -> str:
     frame, place = reason.__traceback__, "its first line"
     while frame is not None:
         file = frame.tb_frame.f_code.co_filename
-        if "/torch/" not in file and "/mqbench_lite/" not in file:
+        if is_users(file):
             place = f"{file}:{frame.tb_lineno}"
         frame = frame.tb_next
     return place

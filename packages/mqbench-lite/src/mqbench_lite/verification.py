@@ -184,7 +184,7 @@ def _agreement(
 
 
 def _divergence(
-    engine: Engine, artifact: Artifact, integer: IntegerModel, x: Float32[np.ndarray, ...]
+    engine: Engine, artifact: Artifact, integer: IntegerModel, x: Float32[np.ndarray, " ..."]
 ) -> tuple[int | None, Divergence | None]:
     """The largest difference of codes, and the first quantiser in order of execution with one."""
     ours, theirs = integer.codes(torch.tensor(x)), engine.layer_codes(artifact, x)

@@ -61,7 +61,7 @@ class Engine(Protocol):
         """Versions of the distributions it consists of; empty where it is not installed."""
         ...
 
-    def run(self, artifact: Artifact, x: Float32[np.ndarray, ...]) -> Float32[np.ndarray, ...]:
+    def run(self, artifact: Artifact, x: Float32[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."]:
         """The first output for a batch.
 
         Raises:
@@ -73,7 +73,7 @@ class Engine(Protocol):
         """Which operations it runs on integers."""
         ...
 
-    def layer_codes(self, artifact: Artifact, x: Float32[np.ndarray, ...]) -> dict[str, Int32[np.ndarray, ...]]:
+    def layer_codes(self, artifact: Artifact, x: Float32[np.ndarray, " ..."]) -> dict[str, Int32[np.ndarray, " ..."]]:
         """Codes by quantiser, of those that it lets see."""
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,7 +43,7 @@ class ExecuTorch:
         names = ("executorch", "torchao", "torch")
         return {name: version(name) for name in names} if self.available() else {}
 
-    def run(self, artifact: Artifact, x: Float32[np.ndarray, ...]) -> Float32[np.ndarray, ...]:
+    def run(self, artifact: Artifact, x: Float32[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."]:
         """The first output."""
         return self._outputs(artifact, x)[0]
 
@@ -50,7 +51,7 @@ class ExecuTorch:
         """Layers that went to the delegate, which takes quantised ones only; the others run in float."""
         model = read(artifact.path)
         shape = [1 if size < 0 else size for size in model.shapes[model.graph.inputs[0]]]
-        lowered, _ = _lowered(str(artifact.path), artifact.sha256, tuple(shape))
+        lowered = _lowered(str(artifact.path), artifact.sha256, tuple(shape)).program
         delegated = _layers_of(lowered, inside=True)
         return Coverage(
             integer={f"delegated.{at}": name for at, name in enumerate(delegated)},
@@ -60,21 +61,35 @@ class ExecuTorch:
     def layer_codes(
         self,
         artifact: Artifact,  # noqa: ARG002 -- the protocol's
-        x: Float32[np.ndarray, ...],  # noqa: ARG002 -- same
-    ) -> dict[str, Int32[np.ndarray, ...]]:
+        x: Float32[np.ndarray, " ..."],  # noqa: ARG002 -- same
+    ) -> dict[str, Int32[np.ndarray, " ..."]]:
         """None: tensors inside the delegate cannot be asked for."""
         return {}
 
     def _outputs(self, artifact: Artifact, x: np.ndarray) -> list[np.ndarray]:
         if not self.available():
             raise EngineMissingError("executorch", "executorch")
-        _, method = _lowered(str(artifact.path), artifact.sha256, x.shape)
+        method = _lowered(str(artifact.path), artifact.sha256, x.shape).method
         return [each.numpy().copy() for each in method.execute([torch.tensor(x)])]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lowered:
+    """A program for one shape of input.
+
+    Attributes:
+        program: as it was partitioned.
+        method: what runs.
+        owners: of the memory that the method uses.
+    """
+
+    program: Any
+    method: Any
+    owners: tuple[Any, ...]
+
+
 @functools.lru_cache(maxsize=8)
-def _lowered(path: str, sha256: str, shape: tuple[int, ...]) -> tuple[Any, Any]:  # noqa: ARG001
-    """The lowered program and its loaded method."""
+def _lowered(path: str, sha256: str, shape: tuple[int, ...]) -> Lowered:  # noqa: ARG001 -- the hash names the content
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ExecuTorch and torchao warn of themselves while they are imported
         import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401 -- registers the operators
@@ -92,7 +107,8 @@ def _lowered(path: str, sha256: str, shape: tuple[int, ...]) -> tuple[Any, Any]:
         except Exception as error:
             line = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ExportError(f"ExecuTorch cannot lower {path}: {line}") from error
-        return lowered, Runtime.get().load_program(content).load_method("forward")
+    loaded = Runtime.get().load_program(content)
+    return Lowered(program=lowered, method=loaded.load_method("forward"), owners=(content, loaded))
 
 
 def _layers_of(lowered: Any, inside: bool) -> list[str]:
@@ -122,7 +138,7 @@ class _Module(nn.Module):
     def _grid_read_by(model: QuantizedGraph, name: str) -> QParams | None:
         return model.grids.get(model.graph[name].inputs[0])
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, " ..."]:
         """The outputs."""
         live = {self.model.graph.inputs[0]: x}
         for node in self.model.graph:

@@ -44,7 +44,7 @@ class OnnxRuntime:
         """Its version."""
         return {"onnxruntime": version("onnxruntime")} if self.available() else {}
 
-    def run(self, artifact: Artifact, x: Float32[np.ndarray, ...]) -> Float32[np.ndarray, ...]:
+    def run(self, artifact: Artifact, x: Float32[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."]:
         """The first output."""
         session = _session(str(artifact.path), artifact.sha256)
         return _run(session, x)[0]  # type: ignore[no-any-return]
@@ -61,7 +61,7 @@ class OnnxRuntime:
             floating={name: kind for name, kind in named if kind in FLOATING},
         )
 
-    def layer_codes(self, artifact: Artifact, x: Float32[np.ndarray, ...]) -> dict[str, Int32[np.ndarray, ...]]:
+    def layer_codes(self, artifact: Artifact, x: Float32[np.ndarray, " ..."]) -> dict[str, Int32[np.ndarray, " ..."]]:
         """Codes of every quantiser, which are asked for as further outputs."""
         grids = parse(artifact.path).model.grids
         proto = onnx.load(artifact.path)

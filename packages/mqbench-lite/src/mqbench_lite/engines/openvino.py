@@ -36,7 +36,7 @@ class OpenVino:
         """Its version."""
         return {"openvino": version("openvino")} if self.available() else {}
 
-    def run(self, artifact: Artifact, x: Float32[np.ndarray, ...]) -> Float32[np.ndarray, ...]:
+    def run(self, artifact: Artifact, x: Float32[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."]:
         """The first output."""
         return _compiled(str(artifact.path), artifact.sha256)(x)[0].copy()  # type: ignore[no-any-return]
 
@@ -51,7 +51,7 @@ class OpenVino:
                 (integer if precision in BYTES else floating)[operation.get_friendly_name()] = f"{kind} {precision}"
         return Coverage(integer=integer, floating=floating)
 
-    def layer_codes(self, artifact: Artifact, x: Float32[np.ndarray, ...]) -> dict[str, Int32[np.ndarray, ...]]:
+    def layer_codes(self, artifact: Artifact, x: Float32[np.ndarray, " ..."]) -> dict[str, Int32[np.ndarray, " ..."]]:
         """Codes of the quantisers, from their dequantised values; watched tensors may be fused less than others."""
         model = parse(artifact.path).model
         proto = onnx.load(artifact.path)

@@ -46,7 +46,7 @@ class TorchKernels:
         """Torch's version."""
         return {"torch": torch.__version__} if self.available() else {}
 
-    def run(self, artifact: Artifact, x: Float32[np.ndarray, ...]) -> Float32[np.ndarray, ...]:
+    def run(self, artifact: Artifact, x: Float32[np.ndarray, " ..."]) -> Float32[np.ndarray, " ..."]:
         """The first output."""
         outputs = self._model(artifact)(torch.tensor(x))
         first = outputs[0] if isinstance(outputs, tuple) else outputs
@@ -62,7 +62,7 @@ class TorchKernels:
             floating={name: op for name, op in layers.items() if name not in model.in_kernels},
         )
 
-    def layer_codes(self, artifact: Artifact, x: Float32[np.ndarray, ...]) -> dict[str, Int32[np.ndarray, ...]]:
+    def layer_codes(self, artifact: Artifact, x: Float32[np.ndarray, " ..."]) -> dict[str, Int32[np.ndarray, " ..."]]:
         """Codes of every quantiser."""
         return self._model(artifact).codes(torch.tensor(x))
 
