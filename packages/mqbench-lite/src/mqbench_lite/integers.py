@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor, nn
 
-from mqbench_lite.accumulation import Accumulator, Bound, along, apply_layer, centred_weight, channel_axis
+from mqbench_lite.accumulation import Accumulator, Bound, along, apply_layer, centred_weight, channel_axis, output_steps
 from mqbench_lite.errors import ProfileError
 from mqbench_lite.float_operations import evaluate
 from mqbench_lite.fusion import Clips, Unit, code_limits, grid_owners, same_grid, stored_range, tensor_grids, units
@@ -188,7 +188,7 @@ class IntegerModel(nn.Module):
                 )
             return lambda live: Activation(apply_layer(node, live[node.inputs[0]].values, weight, bias))
         sums = self._accumulator(node, layer, read)
-        multipliers = torch.tensor(np.atleast_1d(read.scale * layer.grid.scale))
+        multipliers = torch.tensor(np.atleast_1d(output_steps(node, layer, read)))
 
         def step(live: dict[str, Activation]) -> Activation:
             values = rescale(sums(live[node.inputs[0]].content), multipliers, axis)
@@ -236,9 +236,7 @@ class IntegerModel(nn.Module):
 
     def _requantized_step(self, unit: Unit, grid: QParams, low: int, high: int) -> Step:
         node, layer, read = unit.node, self.model.layers[unit.node.name], self.grids[unit.node.inputs[0]]
-        if layer.grid is None:
-            raise ProfileError(f"{node.name}: its weight has no grid", "quantise it")
-        steps = np.atleast_1d(read.scale * layer.grid.scale)
+        steps = np.atleast_1d(output_steps(node, layer, read))
         if layer.bias is not None and layer.bias.dtype != np.int32:
             layer = replace(layer, bias=np.rint(layer.bias / steps).astype(np.int32))
         sums, axis = self._accumulator(node, layer, read), channel_axis(node)

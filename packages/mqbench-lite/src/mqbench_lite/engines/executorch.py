@@ -107,8 +107,11 @@ def _lowered(path: str, sha256: str, shape: tuple[int, ...]) -> Lowered:  # noqa
         except Exception as error:
             line = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ExportError(f"ExecuTorch cannot lower {path}: {line}") from error
-    loaded = Runtime.get().load_program(content)
-    return Lowered(program=lowered, method=loaded.load_method("forward"), owners=(content, loaded))
+    try:
+        loaded = Runtime.get().load_program(content)
+        return Lowered(program=lowered, method=loaded.load_method("forward"), owners=(content, loaded))
+    except RuntimeError as error:  # XNNPACK has no kernel for some ratios of step sizes
+        raise ExportError(f"ExecuTorch cannot load what it made of {path}: {error}") from error
 
 
 def _layers_of(lowered: Any, inside: bool) -> list[str]:
