@@ -4,7 +4,7 @@ import pytest
 import torch
 from small import config
 
-from mqbench_lite.cells import Cell, accuracy, measure, network_of, quantised, held_out
+from mqbench_lite.cells import Cell, accuracy, held_out, measure, network_of, quantised
 from mqbench_lite.errors import MQBenchError
 
 

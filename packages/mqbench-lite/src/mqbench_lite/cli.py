@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -156,7 +157,7 @@ class Grid(cli.RunCommand, cli.Configured):
         self.show(boards, lambda: _boards(boards))
         self.say(f"leaderboard in {self.out / 'leaderboard.html'}")
         for key, error in failures.items():
-            self.say(f"{key} failed: {error}")
+            sys.stderr.write(f"{key} failed: {error}\n")
         return cli.CHECK_FAILED if failures else cli.DONE
 
 

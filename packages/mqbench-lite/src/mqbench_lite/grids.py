@@ -73,6 +73,10 @@ class GridConfig:
         for name in ("algorithms", "profiles", "bits"):
             if not getattr(self, name):
                 raise MQBenchError(f"{name} must name at least one")
+        if self.data is not None and not self.data.is_dir():
+            raise MQBenchError(f"data {self.data} is no folder")
+        if self.weights is not None and not self.weights.is_file():
+            raise MQBenchError(f"weights {self.weights} do not exist")
         for pair in self.bits:
             widths = [int(part) for part in pair.split("/") if part.isdecimal()]
             if len(widths) != 2 or pair.count("/") != 1 or not all(MIN_BITS <= w <= MAX_BITS for w in widths):
