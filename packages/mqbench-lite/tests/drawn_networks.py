@@ -85,9 +85,7 @@ class Builder:
             name = self.nodes_by_name[name].inputs[0]
         return self.grids[name]
 
-    def _weigh(
-        self, name: str, x: str, shape: tuple[int, ...], per_channel: bool, channels: int | None = None
-    ) -> None:
+    def _weigh(self, name: str, x: str, shape: tuple[int, ...], per_channel: bool, channels: int | None = None) -> None:
         limit = 2 ** (self.bits - 1)
         weight = self.rng.integers(-limit + 1, limit, shape).astype(np.int8)
         channels = shape[0] if channels is None else channels

@@ -24,7 +24,7 @@ def test_a_cache_holds_each_step_size_to_the_bit() -> None:
 
 
 def test_tensorrt_takes_symmetric_grids_only() -> None:
-    with pytest.raises(ExportError, match="Q:input.0: TensorRT quantises symmetrically"):
+    with pytest.raises(ExportError, match=r"Q:input\.0: TensorRT quantises symmetrically"):
         tensorrt_cache(network(0, ["conv"]))
 
 

@@ -20,7 +20,9 @@ from mqbench_lite.integers import IntegerModel
 from mqbench_lite.onnx_files import to_onnx
 
 
-def small(*operations: tuple[str, dict[str, object]], shape: tuple[int, ...] = (2, 6, 6), zero_point: int = 7) -> QuantizedGraph:
+def small(
+    *operations: tuple[str, dict[str, object]], shape: tuple[int, ...] = (2, 6, 6), zero_point: int = 7
+) -> QuantizedGraph:
     """A quantised input followed by operations, the last of which is quantised again."""
     net = Builder(np.random.default_rng(0), shape=shape)
     x = net.add("input", (), shape)
@@ -33,7 +35,11 @@ def small(*operations: tuple[str, dict[str, object]], shape: tuple[int, ...] = (
     net.nodes.append(Node("Q:y", "quantize", (name,), {"bits": 8}))
     net.grids["Q:y"] = grid(0.04, 40)
     return QuantizedGraph(
-        graph=Graph(tuple(net.nodes), ("Q:y",)), grids=net.grids, layers={}, shapes={"input.0": (-1, *shape)}, profile="onnxruntime"
+        graph=Graph(tuple(net.nodes), ("Q:y",)),
+        grids=net.grids,
+        layers={},
+        shapes={"input.0": (-1, *shape)},
+        profile="onnxruntime",
     )
 
 

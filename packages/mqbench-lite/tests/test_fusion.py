@@ -58,7 +58,9 @@ def test_an_operation_needs_all_its_inputs_on_grids() -> None:
 def test_grids_pass_through_movements_and_concatenations_of_equal_grids() -> None:
     made = net()
     x = made.quantize(made.input(), 3.0)
-    pooled = made.add("max_pool", (x,), (3, 4, 4), kernel=(2, 2), stride=(2, 2), padding=(0, 0), dilation=(1, 1), ceil=False)
+    pooled = made.add(
+        "max_pool", (x,), (3, 4, 4), kernel=(2, 2), stride=(2, 2), padding=(0, 0), dilation=(1, 1), ceil=False
+    )
     joined = made.add("concat", (pooled, pooled), (6, 4, 4), axis=1)
     y = made.conv(joined, 2, 1, 1, 0, 1)
     model = made.finished(made.quantize(y, 5.0))
@@ -95,7 +97,10 @@ def test_clips_of_values_are_limits_of_codes() -> None:
     assert code_limits(own, ()) == (0, 255)
     assert code_limits(own, (Node("r", "relu"),)) == (10, 255)
     assert code_limits(own, (Node("c", "clip", (), {"low": -1.0, "high": 6.0}),)) == (8, 22)
-    assert code_limits(own, (Node("c", "clip", (), {"low": None, "high": 0.25}),)) == (0, 10)  # 0.5 steps go to the even
+    assert code_limits(own, (Node("c", "clip", (), {"low": None, "high": 0.25}),)) == (
+        0,
+        10,
+    )  # 0.5 steps go to the even
     assert code_limits(own, (Node("c", "clip", (), {"low": -100.0, "high": 1e6}),)) == (0, 255)
     assert not same_grid(own, grid(0.5, 11))
     assert not same_grid(own, None)

@@ -115,7 +115,9 @@ def by_another_writer(folder: Path, seed: int, activations: QuantType, per_chann
     return quantized
 
 
-legacy_exporter = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch's own, old ONNX exporter
+legacy_exporter = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning"
+)  # torch's own, old ONNX exporter
 unprocessed = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 
 
@@ -151,7 +153,9 @@ def test_a_bias_with_a_step_of_its_own_makes_its_layer_float(folder: Path) -> No
     """ONNX Runtime 1.32 does not fuse it: https://github.com/microsoft/onnxruntime/pull/28229."""
     model = network(1, ["conv"])
     proto = to_onnx(model)
-    name = next(name for name, layer in model.layers.items() if layer.bias is not None and model.graph[name].op == "conv")
+    name = next(
+        name for name, layer in model.layers.items() if layer.bias is not None and model.graph[name].op == "conv"
+    )
     (node,) = (node for node in proto.graph.node if node.output[0] == f"{name}.bias/0")
     (steps,) = (each for each in proto.graph.initializer if each.name == node.input[1])
     values = onnx.numpy_helper.to_array(steps) * np.float32(1.5)
@@ -171,16 +175,18 @@ def written(folder: Path, node: onnx.NodeProto, shape: list[int] | None = None) 
     infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape or [1, 2, 4, 4]) for name in ("x", "y")]
     graph = helper.make_graph([node], "one", infos[:1], infos[1:])
     path = folder / "one.onnx"
-    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    )
     return path
 
 
 def test_nodes_that_cannot_be_read_are_named(folder: Path) -> None:
     with pytest.raises(ExportError, match="sorter: Erf nodes cannot be read"):
         read(written(folder, helper.make_node("Erf", ["x"], ["y"], name="sorter")))
+    pool = helper.make_node("MaxPool", ["x"], ["y"], name="pool", kernel_shape=[2, 2], auto_pad="SAME_UPPER")
     with pytest.raises(ExportError, match="pool: padding by rule cannot be read"):
-        node = helper.make_node("MaxPool", ["x"], ["y"], name="pool", kernel_shape=[2, 2], auto_pad="SAME_UPPER")
-        read(written(folder, node))
+        read(written(folder, pool))
 
 
 def test_files_that_are_not_models_are_refused(folder: Path) -> None:

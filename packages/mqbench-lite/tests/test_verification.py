@@ -72,7 +72,9 @@ def test_the_first_layer_that_diverges_is_named(tmp_path: Path) -> None:
     (found,) = report.engines
     assert found.first is not None
     assert (found.first.layer, found.first.max_lsb) == (layer, 1)
-    assert found.first.differing == pytest.approx(1 / IntegerModel(MODEL).codes(torch.tensor(pixels(MODEL)))[layer].size)
+    assert found.first.differing == pytest.approx(
+        1 / IntegerModel(MODEL).codes(torch.tensor(pixels(MODEL)))[layer].size
+    )
     assert (found.differing, found.max_lsb) == (1, 1)
     assert found.max_difference == pytest.approx(0.5, rel=1e-3)
     assert found.mean_difference == pytest.approx(0.5 / found.logits, rel=1e-3)
@@ -83,7 +85,7 @@ def test_the_first_layer_that_diverges_is_named(tmp_path: Path) -> None:
 
 def test_a_graph_that_runs_in_float_fails_even_if_its_numbers_agree(tmp_path: Path) -> None:
     artifact = export(MODEL, tmp_path / "net.onnx")
-    engine = Wrong(list(MODEL.grids)[0], offset=0.0, layers="float")
+    engine = Wrong(next(iter(MODEL.grids)), offset=0.0, layers="float")
     with pytest.raises(CheckFailed, match="wrong runs 0% of the layers on integers, not 100%"):
         verify(MODEL, artifact, [engine], [pixels(MODEL)]).check(max_difference=1.0)
     narrow = network(3, ["conv", "conv"], bits=4)
@@ -105,7 +107,7 @@ def test_a_file_made_for_another_engine_is_warned_of(tmp_path: Path) -> None:
 
 def test_an_engine_that_is_not_installed_is_skipped_and_does_not_count(tmp_path: Path, monkeypatch) -> None:
     artifact = export(MODEL, tmp_path / "net.onnx")
-    absent = Wrong(list(MODEL.grids)[0])
+    absent = Wrong(next(iter(MODEL.grids)))
     monkeypatch.setattr(Wrong, "available", lambda self: False)
     report = verify(MODEL, artifact, [absent, "onnxruntime"], [pixels(MODEL)])
     assert [each.skipped for each in report.engines] == ["not installed", ""]

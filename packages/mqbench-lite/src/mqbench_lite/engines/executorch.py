@@ -141,7 +141,7 @@ class _Module(nn.Module):
     def _grid_read_by(model: QuantizedGraph, name: str) -> QParams | None:
         return model.grids.get(model.graph[name].inputs[0])
 
-    def forward(self, x: Tensor) -> tuple[Tensor, " ..."]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """The outputs."""
         live = {self.model.graph.inputs[0]: x}
         for node in self.model.graph:
