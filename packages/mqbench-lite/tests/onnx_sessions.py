@@ -34,7 +34,9 @@ def kinds(content: bytes, folder: Path) -> list[str]:
     return [node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node]
 
 
-def operation(kind: str, grids: list[tuple[float, int]], shape: list[Any], output: tuple[float, int], **named: Any) -> bytes:
+def operation(
+    kind: str, grids: list[tuple[float, int]], shape: list[Any], output: tuple[float, int], **named: Any
+) -> bytes:
     """One operator between DequantizeLinear nodes and a QuantizeLinear; inputs and outputs are unsigned codes."""
     nodes, constants, names = [], [], []
     for at, (scale, zero_point) in enumerate([*grids, output]):

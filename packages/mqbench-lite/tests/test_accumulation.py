@@ -11,15 +11,15 @@ from mqbench_lite.graph import Layer, Node, QParams
 
 
 def layer(weight: np.ndarray, bias: np.ndarray | None = None, zero_point: int = 0) -> Layer:
-    own = QParams(
-        scale=np.array(0.01, np.float32), zero_point=np.array(zero_point, np.int32), qmin=-128, qmax=127
-    )
+    own = QParams(scale=np.array(0.01, np.float32), zero_point=np.array(zero_point, np.int32), qmin=-128, qmax=127)
     return Layer(weight=weight.astype(np.int8), grid=own, bias=bias)
 
 
 def exact(weight: np.ndarray, x: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """The sums in Python's integers."""
-    return np.array([[int(np.dot(w.astype(object), row.astype(object))) + int(b) for w, b in zip(weight, bias)] for row in x])
+    return np.array(
+        [[int(np.dot(w.astype(object), row.astype(object))) + int(b) for w, b in zip(weight, bias)] for row in x]
+    )
 
 
 def test_a_bound_is_the_largest_sum_that_an_input_makes() -> None:

@@ -198,7 +198,9 @@ def test_products_of_two_tensors_of_codes_are_exact() -> None:
     scores = net.add("matmul", (x, turned), (4, 4))
     model = net.finished(net.quantize(scores, 40.0))
     np.testing.assert_array_equal(*both(model))
-    np.testing.assert_array_equal(*both(replace(model, graph=Graph(model.graph.nodes[:-1], (scores,)), grids={x: model.grids[x]})))
+    np.testing.assert_array_equal(
+        *both(replace(model, graph=Graph(model.graph.nodes[:-1], (scores,)), grids={x: model.grids[x]}))
+    )
 
 
 def test_linear_layers_on_sequences_agree() -> None:

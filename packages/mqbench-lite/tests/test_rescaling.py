@@ -55,7 +55,9 @@ def test_every_product_of_two_codes_is_onnxruntimes(seed: int) -> None:
     [([3, 4, 5, 5], [1, 4, 1, 1]), ([1, 4, 1, 1], [3, 4, 5, 5]), ([3, 7], [7]), ([3, 7], [1, 1]), ([1, 1], [1, 1])],
 )
 @pytest.mark.parametrize("kind", ["Add", "Mul"])
-def test_broadcast_operands_are_rounded_as_onnxruntime_rounds_them(shapes: tuple[list[int], list[int]], kind: str) -> None:
+def test_broadcast_operands_are_rounded_as_onnxruntime_rounds_them(
+    shapes: tuple[list[int], list[int]], kind: str
+) -> None:
     for seed in range(12):
         rng = np.random.default_rng(seed)
         steps, zeros = drawn_grids(seed)

@@ -57,19 +57,24 @@ class LayerBits:
     act: str | None
 
 
-class QuantModel(Segment):
+class QuantModel(nn.Module):
     """A model with quantisers; `prepare` makes one.
 
-    It is called as the user's model is, and gives what that gives. Layers and quantisers are modules under the names that
-    they have in the user's model; a quantiser of the tensor `a.b` is `a.Q:b`.
+    It is called as the user's model is, and gives what that gives.
 
     Attributes:
+        net: layers and quantisers under the names that they have in the user's model; that of the tensor `a.b` is `a.Q:b`.
         graph: what it computes.
         profile: what it was made for, with the widths that were asked for.
         algorithm: name of the algorithm whose quantisers it holds.
         shared: for each `quantize` node the one whose grid, and quantiser, it has.
         weight_bits: width of each layer's weight, by the layer's name; None in float.
         shapes: of the inputs, -1 for the batch.
+        arguments: names of the model's arguments; inputs: structure of those of the example.
+        outputs: structure of the result.
+        constants: for each constant, by its node's name, its name in `held`.
+        modules_of: for each node the module that computes it, unless it needs none.
+        sources: for each tensor the `quantize` node on whose grid it lies.
     """
 
     graph: Graph
@@ -82,6 +87,13 @@ class QuantModel(Segment):
     inputs: pytree.TreeSpec
     outputs: pytree.TreeSpec
     constants: dict[str, str]
+    modules_of: dict[str, nn.Module]
+    sources: dict[str, str | None]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Segment()
+        self.held = nn.Module()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the user's model returns, with everything on its grid that has one.
@@ -91,9 +103,9 @@ class QuantModel(Segment):
         """
         values = self._given(args, kwargs)
         values.update({name: self._constant(name) for name in self.constants})
-        results = super().forward(*(values[name] for name in self.reads))
-        results = results if len(self.gives) > 1 else (results,)
-        by_name = {**values, **dict(zip(self.gives, results, strict=True))}
+        gives = self.net._gives
+        results = self.net(*(values[name] for name in self.net._reads)) if gives else ()
+        by_name = {**values, **dict(zip(gives, results if len(gives) > 1 else (results,), strict=True))}
         return pytree.tree_unflatten([by_name[name] for name in self.graph.outputs], self.outputs)
 
     @property
@@ -234,8 +246,7 @@ class QuantModel(Segment):
         return dict(zip(self.shapes, tensors, strict=True))
 
     def _constant(self, name: str) -> Tensor:
-        owner, _, leaf = self.constants[name].rpartition(".")
-        return getattr(self.get_submodule(owner), leaf)  # type: ignore[no-any-return]
+        return getattr(self.held, self.constants[name])  # type: ignore[no-any-return]
 
     def _quantizers(self) -> list[tuple[str, Any]]:
         """Every quantiser once, with the name to speak of it."""
