@@ -85,14 +85,15 @@ class Builder:
             name = self.nodes_by_name[name].inputs[0]
         return self.grids[name]
 
-    def _weigh(self, name: str, x: str, shape: tuple[int, ...], per_channel: bool) -> None:
+    def _weigh(self, name: str, x: str, shape: tuple[int, ...], per_channel: bool, channels: int | None = None) -> None:
         limit = 2 ** (self.bits - 1)
         weight = self.rng.integers(-limit + 1, limit, shape).astype(np.int8)
-        channels = shape[0]
+        channels = shape[0] if channels is None else channels
         scale = np.asarray(np.exp(self.rng.uniform(-7, -4, channels if per_channel else ())), np.float32)
         bias = self.rng.integers(-2000, 2000, channels).astype(np.int32)
         dead = self.rng.random(channels) < 0.1
-        weight[dead] = 0
+        if channels == shape[0]:
+            weight[dead] = 0
         if per_channel:
             scale[dead] = np.finfo(np.float32).eps
         zero_point = np.zeros(scale.shape, np.int32)

@@ -51,6 +51,8 @@ def bound(layer: Layer, grid: QParams, axis: int = 0) -> Bound:
     positive, negative = np.maximum(weight, 0).sum(axis=1), np.maximum(-weight, 0).sum(axis=1)
     above, below = grid.qmax - int(grid.zero_point), int(grid.zero_point) - grid.qmin
     bias = _integer_bias(layer)
+    if bias.size > positive.size:  # groups of a transposed convolution
+        positive, negative = (np.tile(sums, bias.size // sums.size) for sums in (positive, negative))
     highest = positive * above + negative * below + np.maximum(bias, 0)
     lowest = negative * above + positive * below + np.maximum(-bias, 0)
     largest, split = int(max(highest.max(), lowest.max())), int((positive + negative).max()) * NIBBLE
@@ -110,6 +112,16 @@ class Accumulator(nn.Module):
         sums = apply_layer(self.node, high, self.weight, None).double().mul_(NIBBLE)
         sums.add_(apply_layer(self.node, codes - high * NIBBLE, self.weight, None))
         return sums if self.bias is None else sums.add_(along(self.bias, sums, channel_axis(self.node)))
+
+
+def output_steps(node: Node, layer: Layer, grid: QParams) -> np.ndarray:
+    """The step size of a layer's sums, s_x s_w: one, or one for each output channel."""
+    if layer.grid is None:
+        raise ProfileError(f"{node.name}: its weight has no grid", "quantise it")
+    steps = np.asarray(grid.scale * layer.grid.scale, np.float32)
+    if node.op == "conv_transpose" and steps.ndim:  # its weight holds the output channels of one group
+        return np.tile(steps, node.attributes["groups"])
+    return steps
 
 
 def channel_axis(node: Node) -> int:

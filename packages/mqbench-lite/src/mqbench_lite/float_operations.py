@@ -76,13 +76,18 @@ def _unsqueeze(inputs: Sequence[Tensor], a: Mapping[str, Any]) -> Tensor:
     return x
 
 
+def _hardsigmoid(x: Tensor) -> Tensor:
+    """By a float32 slope, as engines have it, where torch divides by 6."""
+    return (x * float(np.float32(1 / 6)) + 0.5).clamp(0, 1)
+
+
 _UNARY: dict[str, Callable[..., Tensor]] = {
     "relu": F.relu,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "silu": F.silu,
-    "hardsigmoid": F.hardsigmoid,
-    "hardswish": F.hardswish,
+    "hardsigmoid": _hardsigmoid,
+    "hardswish": lambda x: _hardsigmoid(x) * x,
 }
 _BINARY: dict[str, Callable[..., Tensor]] = {
     "add": torch.add,
@@ -107,5 +112,5 @@ _WITH_ATTRIBUTES: dict[str, Callable[[Sequence[Tensor], Mapping[str, Any]], Tens
     "slice": _slice,
     "pad": lambda x, a: F.pad(x[0], tuple(a["pads"]), value=a["value"]),
     "resize": _resize,
-    "call": lambda x, a: a["target"](*x, *a["args"], **a["kwargs"]),
+    "call": lambda x, a: a["target"](*x),
 }

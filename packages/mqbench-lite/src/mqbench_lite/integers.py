@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor, nn
 
-from mqbench_lite.accumulation import Accumulator, Bound, along, apply_layer, centred_weight, channel_axis
+from mqbench_lite.accumulation import Accumulator, Bound, along, apply_layer, centred_weight, channel_axis, output_steps
 from mqbench_lite.errors import ProfileError
 from mqbench_lite.float_operations import evaluate
 from mqbench_lite.fusion import Clips, Unit, code_limits, grid_owners, same_grid, stored_range, tensor_grids, units
@@ -134,7 +134,7 @@ class IntegerModel(nn.Module):
         """Shapes of all tensors but those inside integer units."""
         return {name: tuple(x.content.shape) for name, x in self._run(inputs, set(self._steps)).items()}
 
-    def _run(self, inputs: tuple[Tensor, " ..."], wanted: set[str]) -> dict[str, Activation]:
+    def _run(self, inputs: tuple[Tensor, ...], wanted: set[str]) -> dict[str, Activation]:
         names = self.model.graph.inputs
         if len(inputs) != len(names):
             raise TypeError(f"the model takes {len(names)} inputs ({', '.join(names)}), got {len(inputs)}")
@@ -157,8 +157,8 @@ class IntegerModel(nn.Module):
         if node.op in LAYERS:
             return self._layer_step(node)
         if node.op == "constant":
-            value = torch.tensor(np.asarray(self.model.constants[node.name]))
-            return lambda _: Activation(value)
+            value = self._held(np.asarray(self.model.constants[node.name]))
+            return lambda _: Activation(value())
         if node.op == "mean" and node.name in self.floats:
             return lambda live: Activation(reduce_mean(live[node.inputs[0]].values, node.attributes))
         if node.name in self.grids:  # the codes move, none changes
@@ -177,26 +177,38 @@ class IntegerModel(nn.Module):
     def _layer_step(self, node: Node) -> Step:
         """A layer whose result stays float: exact sums, rescaled, where it reads codes."""
         layer, read, axis = self.model.layers[node.name], self.grids.get(node.inputs[0]), channel_axis(node)
-        bias = None if layer.bias is None else torch.tensor(layer.bias)
         if layer.grid is None or read is None:
-            weight = torch.tensor(layer.weight).float()
-            if layer.grid is not None:
-                weight = torch.tensor(centred_weight(layer).astype(np.float32) * _per_channel(layer, layer.grid))
-            if bias is not None and bias.dtype == torch.int32:
-                raise ProfileError(
-                    f"{node.name}: an integer bias needs grids of the input and the weight", "give float32"
-                )
-            return lambda live: Activation(apply_layer(node, live[node.inputs[0]].values, weight, bias))
+            return self._float_layer_step(node, layer)
         sums = self._accumulator(node, layer, read)
-        multipliers = torch.tensor(np.atleast_1d(read.scale * layer.grid.scale))
+        multipliers = torch.tensor(np.atleast_1d(output_steps(node, layer, read)))
+        bias = self._held(layer.bias) if layer.bias is not None and layer.bias.dtype != np.int32 else None
 
         def step(live: dict[str, Activation]) -> Activation:
             values = rescale(sums(live[node.inputs[0]].content), multipliers, axis)
-            return Activation(
-                values if bias is None or bias.dtype == torch.int32 else values + along(bias, values, axis)
-            )
+            return Activation(values if bias is None else values + along(bias(), values, axis))
 
         return step
+
+    def _float_layer_step(self, node: Node, layer: Layer) -> Step:
+        values = layer.weight.astype(np.float32)
+        if layer.grid is not None:
+            values = centred_weight(layer).astype(np.float32) * _per_channel(layer, layer.grid)
+        if layer.bias is not None and layer.bias.dtype == np.int32:
+            problem = f"{node.name}: an integer bias needs grids of the input and the weight"
+            raise ProfileError(problem, "give it as float32")
+        weight, bias = self._held(values), None if layer.bias is None else self._held(layer.bias)
+
+        def step(live: dict[str, Activation]) -> Activation:
+            x = live[node.inputs[0]].values
+            return Activation(apply_layer(node, x, weight(), None if bias is None else bias()))
+
+        return step
+
+    def _held(self, value: np.ndarray) -> Callable[[], Tensor]:
+        """Keeps a constant where `to` moves the model."""
+        name = f"constant_{len(self._buffers)}"
+        self.register_buffer(name, torch.tensor(value), persistent=False)
+        return lambda: self.get_buffer(name)
 
     def _accumulator(self, node: Node, layer: Layer, read: QParams) -> Accumulator:
         accumulator = Accumulator(node, layer, read)
@@ -236,9 +248,7 @@ class IntegerModel(nn.Module):
 
     def _requantized_step(self, unit: Unit, grid: QParams, low: int, high: int) -> Step:
         node, layer, read = unit.node, self.model.layers[unit.node.name], self.grids[unit.node.inputs[0]]
-        if layer.grid is None:
-            raise ProfileError(f"{node.name}: its weight has no grid", "quantise it")
-        steps = np.atleast_1d(read.scale * layer.grid.scale)
+        steps = np.atleast_1d(output_steps(node, layer, read))
         if layer.bias is not None and layer.bias.dtype != np.int32:
             layer = replace(layer, bias=np.rint(layer.bias / steps).astype(np.int32))
         sums, axis = self._accumulator(node, layer, read), channel_axis(node)

@@ -15,6 +15,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from mqbench_lite.accumulation import output_steps
 from mqbench_lite.errors import ExportError
 from mqbench_lite.fusion import Clips, code_limits, stored_range, tensor_grids, units
 from mqbench_lite.graph import LAYERS, Node, QParams, QuantizedGraph
@@ -182,7 +183,7 @@ class Writer:
             if layer.bias.dtype == np.int32:
                 if read is None or layer.grid is None:
                     raise ExportError(f"{node.name}: an integer bias needs grids of the input and the weight")
-                steps = np.asarray(read.scale * layer.grid.scale, np.float32)
+                steps = output_steps(node, layer, read)
                 numbers = (steps, np.zeros(steps.shape, np.int32), np.int32)
                 bias = self._dequantized(bias, numbers, f"{bias}/0", 0 if steps.ndim else None)
             operands.append(bias)

@@ -72,15 +72,15 @@ def _gelu(writer: Writer, node: Node, inputs: Sequence[str], output: str) -> str
         return writer.constant(f"{output}/{label}", np.asarray(value, np.float32))
 
     if node.attributes["approximate"] == "tanh":
-        cube = writer.add("Pow", [x, constant("three", 3)], f"{output}/cube")
+        cube = writer.add("Pow", [x, constant("three", 3.0)], f"{output}/cube")
         scaled = writer.add("Mul", [cube, constant("cubic", 0.044715)], f"{output}/scaled")
         inner = writer.add("Add", [x, scaled], f"{output}/inner")
-        argument = writer.add("Mul", [inner, constant("root", np.sqrt(2 / np.pi))], f"{output}/argument")
+        argument = writer.add("Mul", [inner, constant("root", float(np.sqrt(2 / np.pi)))], f"{output}/argument")
         shape = writer.add("Tanh", [argument], f"{output}/shape")
     else:
-        argument = writer.add("Div", [x, constant("root", np.sqrt(2))], f"{output}/argument")
+        argument = writer.add("Div", [x, constant("root", float(np.sqrt(2)))], f"{output}/argument")
         shape = writer.add("Erf", [argument], f"{output}/shape")
-    gate = writer.add("Add", [shape, constant("one", 1)], f"{output}/gate")
+    gate = writer.add("Add", [shape, constant("one", 1.0)], f"{output}/gate")
     product = writer.add("Mul", [x, gate], f"{output}/product")
     return writer.add("Mul", [product, constant("half", 0.5)], output)
 

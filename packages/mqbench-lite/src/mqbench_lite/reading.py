@@ -297,7 +297,8 @@ class Reader:
         read_grid = tensor_grids(self._so_far()).get(read)
         if tensor in self.weights and self.weights[tensor][0].dtype == np.int32 and grid and read_grid:
             codes, own = self.weights[tensor]
-            expected = read_grid.scale * grid.scale
+            repeats = len(codes) // grid.scale.size if grid.scale.ndim else 1  # groups of a transposed convolution
+            expected = np.tile(read_grid.scale * grid.scale, repeats) if repeats > 1 else read_grid.scale * grid.scale
             if np.allclose(own.scale, expected, rtol=BIAS_TOLERANCE, atol=0) and not own.zero_point.any():
                 return codes
             self.floats.add(name)

@@ -51,7 +51,7 @@ def requantize(
     """
     values = accumulators.to(torch.float32)
     if not _is_plain(values):
-        return values.mul_(along(multipliers, values, axis)).round_().clamp_(low, high)
+        return values.mul_(along(multipliers.to(values.device), values, axis)).round_().clamp_(low, high)
     channels = multipliers.numpy()
     inner = (
         int(np.prod(values.shape[axis % values.dim() + 1 :], dtype=np.int64)) if len(channels) > 1 else values.numel()
@@ -65,7 +65,7 @@ def rescale(
 ) -> Float[Tensor, "*shape"]:
     """Values float32(a) M[c]."""
     values = accumulators.to(torch.float32)
-    return values * along(multipliers, values, axis)
+    return values * along(multipliers.to(values.device), values, axis)
 
 
 def add(

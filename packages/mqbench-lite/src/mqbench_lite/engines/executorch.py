@@ -107,8 +107,11 @@ def _lowered(path: str, sha256: str, shape: tuple[int, ...]) -> Lowered:  # noqa
         except Exception as error:
             line = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ExportError(f"ExecuTorch cannot lower {path}: {line}") from error
-    loaded = Runtime.get().load_program(content)
-    return Lowered(program=lowered, method=loaded.load_method("forward"), owners=(content, loaded))
+    try:
+        loaded = Runtime.get().load_program(content)
+        return Lowered(program=lowered, method=loaded.load_method("forward"), owners=(content, loaded))
+    except RuntimeError as error:  # XNNPACK has no kernel for some ratios of step sizes
+        raise ExportError(f"ExecuTorch cannot load what it made of {path}: {error}") from error
 
 
 def _layers_of(lowered: Any, inside: bool) -> list[str]:
@@ -138,7 +141,7 @@ class _Module(nn.Module):
     def _grid_read_by(model: QuantizedGraph, name: str) -> QParams | None:
         return model.grids.get(model.graph[name].inputs[0])
 
-    def forward(self, x: Tensor) -> tuple[Tensor, " ..."]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """The outputs."""
         live = {self.model.graph.inputs[0]: x}
         for node in self.model.graph:
