@@ -229,6 +229,8 @@ def test_a_file_of_another_model_or_a_torn_one_is_refused(tmp_path):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(MQBenchError, match="torn"):
         ready().load(file)
+    with pytest.raises(MQBenchError, match="cannot be read"):
+        ready().load(tmp_path / "none.safetensors")
 
 
 def test_the_table_says_what_every_layer_has():
