@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import Function, awake, conv, images
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 -- its name everywhere
 
 from mqbench_lite.bn_folding import BatchNorm, fold, layer_of
 from mqbench_lite.capture import capture
@@ -60,7 +60,7 @@ def example(op):
 
 def unfolded(op, x, **options):
     """The layer and its normalisation as torch has them, in evaluation."""
-    node, weight, bias, bn = parts(op, **options)
+    _, weight, bias, bn = parts(op, **options)
     if op == "linear":
         result = F.linear(x, weight, bias)
     else:
@@ -97,7 +97,7 @@ def test_quantised_weights_are_the_same_under_all_strategies_in_evaluation(seed,
 
 def by_hand(made, x):
     """What the formulas of the module's docstring need, in torch's own words."""
-    bn = made.bn
+    bn = made.folded_norm
     plain = F.conv2d(x, made.weight, made.bias, (2, 1), (1, 1))
     mean, var = plain.mean((0, 2, 3)), plain.var((0, 2, 3), unbiased=False)
     return bn.running_mean.clone(), (bn.running_var + bn.eps).sqrt(), mean, (var + bn.eps).sqrt()
@@ -118,7 +118,7 @@ def plane(values):
 @pytest.mark.parametrize("strategy", [1, 2, 3, 4])
 def test_training_follows_the_formula(strategy):
     made, x = layer(strategy).train(), example("conv")
-    gamma, beta, bias, w = made.bn.weight, made.bn.bias, made.bias, made.weight
+    gamma, beta, bias, w = made.folded_norm.weight, made.folded_norm.bias, made.bias, made.weight
     mu, sigma, mu_b, sigma_b = by_hand(made, x)
 
     def convolved(weight):
@@ -133,7 +133,7 @@ def test_training_follows_the_formula(strategy):
         expected = scaled + plane(beta + (bias - mu_b) * gamma / sigma_b)
     else:
         plain = convolved(w * column(gamma / sigma)) / plane(gamma / sigma) + plane(bias)
-        mean, deviation = plain.mean((0, 2, 3)), (plain.var((0, 2, 3), unbiased=False) + made.bn.eps).sqrt()
+        mean, deviation = plain.mean((0, 2, 3)), (plain.var((0, 2, 3), unbiased=False) + made.folded_norm.eps).sqrt()
         expected = (plain - plane(mean)) / plane(deviation) * plane(gamma) + plane(beta)
     torch.testing.assert_close(made(x), expected, rtol=1e-4, atol=1e-5)
 
@@ -141,17 +141,17 @@ def test_training_follows_the_formula(strategy):
 @pytest.mark.parametrize("strategy", [1, 2, 3, 4])
 def test_running_statistics_follow_the_batch_unless_they_are_frozen(strategy):
     made, x = layer(strategy).train(), example("conv")
-    before, (_, _, mu_b, _) = made.bn.running_mean.clone(), by_hand(made, x)
+    before, (_, _, mu_b, _) = made.folded_norm.running_mean.clone(), by_hand(made, x)
     made(x)
     if strategy == 1:
-        assert torch.equal(made.bn.running_mean, before)
+        assert torch.equal(made.folded_norm.running_mean, before)
     elif strategy in (2, 3):  # of the layer in float
-        torch.testing.assert_close(made.bn.running_mean, 0.9 * before + 0.1 * mu_b)
+        torch.testing.assert_close(made.folded_norm.running_mean, 0.9 * before + 0.1 * mu_b)
     else:
-        assert not torch.equal(made.bn.running_mean, before)
-    made.statistics_frozen, before = True, made.bn.running_mean.clone()
+        assert not torch.equal(made.folded_norm.running_mean, before)
+    made.statistics_frozen, before = True, made.folded_norm.running_mean.clone()
     result = made(x)
-    assert torch.equal(made.bn.running_mean, before)
+    assert torch.equal(made.folded_norm.running_mean, before)
     torch.testing.assert_close(result, made.eval()(x))
 
 
@@ -160,7 +160,9 @@ def test_gradients_are_those_of_finite_differences(strategy):
     made = layer(strategy, quantizer=False).double().train()
     x = example("conv").double()
     probe = torch.randn(5, 6, 4, 6, dtype=torch.float64)
-    values = [made.weight, made.bias] + ([made.bn.weight, made.bn.bias] if made.bn is not None else [])
+    values = [made.weight, made.bias] + (
+        [made.folded_norm.weight, made.folded_norm.bias] if made.folded_norm is not None else []
+    )
     gradients = torch.autograd.grad((made(x) * probe).sum(), values, allow_unused=True)
     for value, gradient in zip(values, gradients, strict=True):
         if gradient is None:  # a bias before a normalisation by the batch's mean
@@ -183,10 +185,10 @@ def test_gradients_are_those_of_finite_differences(strategy):
 def test_a_channel_whose_factor_is_zero_gives_its_summand_without_nan():
     made = layer(4).train()
     with torch.no_grad():
-        made.bn.weight[2] = 0
+        made.folded_norm.weight[2] = 0
     result = made(example("conv"))
     result.sum().backward()
-    torch.testing.assert_close(result[:, 2], made.bn.bias[2].expand_as(result[:, 2]))
+    torch.testing.assert_close(result[:, 2], made.folded_norm.bias[2].expand_as(result[:, 2]))
     assert all(bool(value.grad.isfinite().all()) for value in made.parameters())
 
 
@@ -228,7 +230,10 @@ def test_normalisations_leave_the_graph_and_readers_read_the_layer():
         (Function(lambda m, x: m.bn(y := m.conv(x)) + y, conv=conv(), bn=nn.BatchNorm2d(4)), "bn"),
         (Function(lambda m, x: m.conv(m.bn(x)), conv=conv(), bn=nn.BatchNorm2d(4)), "bn"),
         (Function(lambda m, x: m.bn(m.conv(m.conv(x))), conv=conv(), bn=nn.BatchNorm2d(4)), "bn"),
-        (Function(lambda m, x: m.b(m.conv(m.a(m.conv(x)))), conv=conv(), a=nn.BatchNorm2d(4), b=nn.BatchNorm2d(4)), "a"),
+        (
+            Function(lambda m, x: m.b(m.conv(m.a(m.conv(x)))), conv=conv(), a=nn.BatchNorm2d(4), b=nn.BatchNorm2d(4)),
+            "a",
+        ),
         (Function(lambda m, x: m.bn(m.b(m.bn(m.a(x)))), a=conv(), b=conv(), bn=nn.BatchNorm2d(4)), "bn"),
     ],
     ids=["read twice", "before", "reused layer", "two normalisations", "reused normalisation"],

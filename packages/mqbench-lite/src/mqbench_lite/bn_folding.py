@@ -111,7 +111,7 @@ class QuantLayer(nn.Module):
     Attributes:
         node: its operation.
         weight_quantizer: or None for a weight that stays in float; under strategy 0 to 4 it is given the folded weight.
-        bn: the normalisation that is folded in, under strategies 1 to 4.
+        folded_norm: the normalisation that is folded in, under strategies 1 to 4.
         strategy: of the folding.
         rounds_bias: whether biases are rounded to multiples of the product of the two step sizes.
         statistics_frozen: training uses the running statistics from now on, as strategy 1 does.
@@ -121,7 +121,7 @@ class QuantLayer(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter | None
     weight_quantizer: Any
-    bn: BatchNorm | None
+    folded_norm: BatchNorm | None
     strategy: int
     rounds_bias: bool
     statistics_frozen: bool
@@ -140,13 +140,13 @@ class QuantLayer(nn.Module):
             x: its input.
             input_scale: the input's step size, to which the bias is rounded; None leaves the bias.
         """
-        if self.bn is None or not self.training or self.strategy == 1 or self.statistics_frozen:
+        if self.folded_norm is None or not self.training or self.strategy == 1 or self.statistics_frozen:
             return self._quantised(x, *self.folded(), input_scale)
         return (self._of_batch, self._rescaled, self._unscaled)[self.strategy - 2](x, input_scale)
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias with the normalisation by running statistics in them."""
-        if self.bn is None:
+        if self.folded_norm is None:
             return self.weight, self.bias
         mean, deviation = self._running()
         return self._folded_by(mean, deviation)
@@ -169,7 +169,7 @@ class QuantLayer(nn.Module):
         return self._quantised(x, *self._folded_by(mean, deviation), input_scale)
 
     def _rescaled(self, x: Tensor, _: Tensor | None) -> Tensor:
-        assert self.bn is not None  # noqa: S101 -- the caller's case
+        assert self.folded_norm is not None  # noqa: S101 -- the caller's case
         running = self._running()
         mean, deviation = self._statistics(x)
         weight, _unused = self._folded_by(*running)
@@ -178,24 +178,24 @@ class QuantLayer(nn.Module):
         return result * _over_channels(running[1] / deviation, result) + _over_channels(bias, result)
 
     def _unscaled(self, x: Tensor, _: Tensor | None) -> Tensor:
-        assert self.bn is not None  # noqa: S101 -- the caller's case
+        assert self.folded_norm is not None  # noqa: S101 -- the caller's case
         _mean, deviation = self._running()
         factor = _away_from_zero(self._gamma() / deviation)
         result = run_layer(self.node, x, self._on_grid(self._scaled(factor)), None)
         result = result / _over_channels(factor, result)
-        return self.bn(result if self.bias is None else result + _over_channels(self.bias, result))
+        return self.folded_norm(result if self.bias is None else result + _over_channels(self.bias, result))
 
     def _on_grid(self, weight: Tensor) -> Tensor:
         return weight if self.weight_quantizer is None else self.weight_quantizer(weight)
 
     def _running(self) -> tuple[Tensor, Tensor]:
         """Running mean and deviation."""
-        bn: Any = self.bn
+        bn: Any = self.folded_norm
         return bn.running_mean, torch.sqrt(bn.running_var + bn.eps)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the batch, as a layer in float has them; the running ones follow."""
-        bn: Any = self.bn
+        bn: Any = self.folded_norm
         result = run_layer(self.node, x, self.weight, self.bias)
         with torch.no_grad():
             bn(result)
@@ -203,13 +203,13 @@ class QuantLayer(nn.Module):
         return result.mean(axes), torch.sqrt(result.var(axes, unbiased=False) + bn.eps)
 
     def _folded_by(self, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
-        bn: Any = self.bn
+        bn: Any = self.folded_norm
         factor = self._gamma() / deviation
         shift = mean if self.bias is None else mean - self.bias
         return self._scaled(factor), -shift * factor if bn.bias is None else bn.bias - shift * factor
 
     def _gamma(self) -> Tensor:
-        bn: Any = self.bn
+        bn: Any = self.folded_norm
         return torch.ones_like(bn.running_mean) if bn.weight is None else bn.weight
 
     def _scaled(self, factor: Tensor) -> Tensor:
@@ -281,11 +281,11 @@ def layer_of(
     layer = _empty(node, weight, bias is not None)
     layer.node, layer.strategy, layer.rounds_bias, layer.statistics_frozen = node, strategy, rounds_bias, False
     layer.weight, layer.bias = _parameter(weight), None if bias is None else _parameter(bias)
-    layer.weight_quantizer, layer.bn = None, bn
+    layer.weight_quantizer, layer.folded_norm = None, bn
     if bn is not None and strategy == 0:
         with torch.no_grad():
             merged, shift = layer.folded()
-        layer.weight, layer.bias, layer.bn = nn.Parameter(merged), nn.Parameter(shift), None  # type: ignore[arg-type]
+        layer.weight, layer.bias, layer.folded_norm = nn.Parameter(merged), nn.Parameter(shift), None  # type: ignore[arg-type]
     return layer
 
 

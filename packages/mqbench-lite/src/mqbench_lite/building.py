@@ -22,39 +22,43 @@ class Part(nn.Module):
 class Segment(nn.Module):
     """Nodes that run one after the other: a module of the user's model, called as one.
 
+    Its own attributes begin with an underscore, so that the user's modules can have any name.
+
     Attributes:
-        steps: nodes and inner segments, in order.
-        reads: names of the tensors it is given.
-        gives: names of the tensors it returns, a single one as such.
-        modules_of: for all nodes of the model, by name, the module that computes it; operations without one are absent.
+        _steps: nodes and inner segments, in order.
+        _reads: names of the tensors it is given.
+        _gives: names of the tensors it returns, a single one as such.
+        _modules_of: for all nodes of the model, by name, the module that computes it; operations without one are absent.
+        _sources: for all tensors of the model the `quantize` node on whose grid it lies.
+        _last: after which step each tensor is no longer needed.
     """
 
-    steps: tuple[Node | Segment, ...]
-    reads: tuple[str, ...]
-    gives: tuple[str, ...]
-    modules_of: dict[str, nn.Module]
-    sources: dict[str, str | None]
+    _steps: tuple[Node | Segment, ...]
+    _reads: tuple[str, ...]
+    _gives: tuple[str, ...]
+    _modules_of: dict[str, nn.Module]
+    _sources: dict[str, str | None]
     _last: dict[str, int]
 
     def forward(self, *tensors: Any) -> Any:
         """The tensors that it gives, from those that it reads."""
-        values = dict(zip(self.reads, tensors, strict=True))
-        for at, step in enumerate(self.steps):
+        values = dict(zip(self._reads, tensors, strict=True))
+        for at, step in enumerate(self._steps):
             if isinstance(step, Segment):
-                results = step(*(values[name] for name in step.reads))
-                values.update(zip(step.gives, results if len(step.gives) > 1 else (results,), strict=True))
-                read: Sequence[str] = step.reads
+                results = step(*(values[name] for name in step._reads))
+                values.update(zip(step._gives, results if len(step._gives) > 1 else (results,), strict=True))
+                read: Sequence[str] = step._reads
             else:
                 values[step.name] = self._result(step, [values[name] for name in step.inputs])
                 read = step.inputs
             for name in read:
                 if self._last[name] == at:
                     values.pop(name, None)
-        results = tuple(values[name] for name in self.gives)
+        results = tuple(values[name] for name in self._gives)
         return results if len(results) > 1 else results[0]
 
     def _result(self, node: Node, inputs: list[Any]) -> Any:
-        module = self.modules_of.get(node.name)
+        module = self._modules_of.get(node.name)
         if module is None:
             return run(node, inputs)
         if isinstance(module, QuantLayer):
@@ -62,8 +66,8 @@ class Segment(nn.Module):
         return module(*inputs)
 
     def _input_scale(self, node: Node) -> Tensor | None:
-        source = self.sources[node.inputs[0]]
-        quantizer: Any = None if source is None else self.modules_of[source]
+        source = self._sources[node.inputs[0]]
+        quantizer: Any = None if source is None else self._modules_of[source]
         return quantizer.scale if quantises(quantizer) else None
 
 
@@ -83,7 +87,7 @@ def build(
     """Gives a model its layers, normalisations, constants and segments; quantisers are put in before.
 
     Args:
-        root: the model; its `modules_of` holds the quantisers, which are placed already.
+        root: the model; its `_modules_of` holds the quantisers, which are placed already.
         captured: whose tensors and class names are used.
         graph: with quantisers.
         norms: by the name of a layer's module, that of the normalisation folded into it.
@@ -94,11 +98,11 @@ def build(
         home = home_of(node.name)
         if node.op in LAYERS:
             layer = partial(_layer, node, home, captured, norms, strategy, rounds_bias)
-            root.modules_of[node.name] = _once(root, home, layer)
+            root._modules_of[node.name] = _once(root, home, layer)
         elif node.op == "batch_norm":
-            root.modules_of[node.name] = _once(root, home, partial(norm_of, captured, home, node.attributes["eps"]))
+            root._modules_of[node.name] = _once(root, home, partial(norm_of, captured, home, node.attributes["eps"]))
         elif node.op == "layer_norm":
-            root.modules_of[node.name] = _once(root, home, partial(_layer_norm, captured, home, node))
+            root._modules_of[node.name] = _once(root, home, partial(_layer_norm, captured, home, node))
         elif node.op == "call" and isinstance(node.attributes["target"].function, nn.Module):
             put(root, home, node.attributes["target"].function)
     divide(root, captured, graph)
@@ -204,13 +208,13 @@ def divide(root: Segment, captured: Captured, graph: Graph) -> None:
             steps.append(made)
             at = end
         inside = {node.name for node in nodes[first:stop]}
-        into.modules_of, into.sources = root.modules_of, root.sources
-        into.steps = tuple(steps)
+        into._modules_of, into._sources = root._modules_of, root._sources
+        into._steps = tuple(steps)
         if path:
-            into.reads = tuple(
+            into._reads = tuple(
                 dict.fromkeys(name for node in nodes[first:stop] for name in node.inputs if name not in inside)
             )
-            into.gives = tuple(
+            into._gives = tuple(
                 node.name
                 for node in nodes[first:stop]
                 if node.name in graph.outputs or any(not first <= at < stop for at in read_by.get(node.name, ()))
@@ -235,10 +239,10 @@ def divide(root: Segment, captured: Captured, graph: Graph) -> None:
 def _last_reads(segment: Segment) -> dict[str, int]:
     """After which step each tensor is no longer needed; never for one that is given."""
     found: dict[str, int] = {}
-    for at, step in enumerate(segment.steps):
-        for name in step.reads if isinstance(step, Segment) else step.inputs:
+    for at, step in enumerate(segment._steps):
+        for name in step._reads if isinstance(step, Segment) else step.inputs:
             found[name] = at
-    return {name: at if name not in segment.gives else len(segment.steps) for name, at in found.items()}
+    return {name: at if name not in segment._gives else len(segment._steps) for name, at in found.items()}
 
 
 def _segment_class(captured: Captured, path: str) -> type[Segment]:

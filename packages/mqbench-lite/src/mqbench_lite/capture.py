@@ -101,7 +101,7 @@ def evaluate(found: Captured, args: tuple[Any, ...]) -> list[Any]:
         elif node.op == "constant":
             values[node.name] = found.tensors[node.name]
         elif node.op in LAYERS:
-            values[node.name] = run_layer(node, inputs[0], numbers["weight"], numbers["bias"])
+            values[node.name] = run_layer(node, inputs[0], found.tensors[f"{home}.weight"], numbers["bias"])
         elif node.op in ("batch_norm", "layer_norm"):
             values[node.name] = run_norm(node, inputs[0], **numbers)
         else:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from mqbench_lite.bn_folding import fold
 from mqbench_lite.building import build, container_of, put
@@ -71,7 +71,7 @@ def prepare(
     _set_facts(made, model, captured, placed, profile, method.name)
     _put_constants(made, captured, placed.graph)
     _put_activation_quantizers(made, placed, profile, method)
-    build(made, captured, placed.graph, folding.norms, strategy=strategy, rounds_bias=profile.bias == "int32")
+    build(made.net, captured, placed.graph, folding.norms, strategy=strategy, rounds_bias=profile.bias == "int32")
     _put_weight_quantizers(made, profile, method)
     return made.train(model.training)
 
@@ -125,28 +125,25 @@ def _set_facts(
     made.inputs, made.outputs = captured.inputs, captured.outputs
     made.sources = grid_sources(placed.graph, placed.shared)
     made.modules_of, made.constants = {}, {}
-    made.reads = tuple(node.name for node in placed.graph if node.op in ("input", "constant"))
-    made.gives = tuple(dict.fromkeys(name for name in placed.graph.outputs if name not in made.reads))
+    net = made.net
+    net._modules_of, net._sources = made.modules_of, made.sources
+    net._reads = tuple(node.name for node in placed.graph if node.op in ("input", "constant"))
+    net._gives = tuple(dict.fromkeys(name for name in placed.graph.outputs if name not in net._reads))
 
 
 def _put_constants(made: QuantModel, captured: Captured, graph: Graph) -> None:
-    """Constants as parameters or buffers under their own names, as far as these are free."""
-    taken: dict[str, Tensor] = {}
+    """Constants as parameters or buffers."""
     for node in graph:
         if node.op != "constant":
             continue
-        tensor, path = captured.tensors[node.name], f"constants.{node.name.replace('.', '_').replace('#', '_')}"
-        while path in taken:
-            path += "_"
-        owner, _, leaf = path.rpartition(".")
-        if owner not in made._modules:
-            put(made, owner, nn.Module())
+        tensor, name = captured.tensors[node.name], node.name.replace(".", "_")
+        while hasattr(made.held, name):
+            name += "_"
         if isinstance(tensor, nn.Parameter):
-            made.get_submodule(owner).register_parameter(leaf, tensor)
+            made.held.register_parameter(name, tensor)
         else:
-            made.get_submodule(owner).register_buffer(leaf, tensor.detach().clone())
-        taken[path] = tensor
-        made.constants[node.name] = path
+            made.held.register_buffer(name, tensor.detach().clone())
+        made.constants[node.name] = name
 
 
 def _put_activation_quantizers(made: QuantModel, placed: Placed, profile: HardwareProfile, method: Any) -> None:
@@ -164,7 +161,7 @@ def _put_activation_quantizers(made: QuantModel, placed: Placed, profile: Hardwa
                 if place_name
                 else node.name.removeprefix("Q:")
             )
-            put(made, f"{place_name}.Q:{leaf}" if place_name else f"Q:{leaf}", quantizer)
+            put(made.net, f"{place_name}.Q:{leaf}" if place_name else f"Q:{leaf}", quantizer)
         else:
             made.modules_of[node.name] = made.modules_of[leader]
 
