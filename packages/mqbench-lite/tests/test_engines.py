@@ -16,7 +16,7 @@ from mqbench_lite import engines
 from mqbench_lite.engines import BUILT_IN, Coverage, Engine, discover, get
 from mqbench_lite.engines.executorch import ENGINE as EXECUTORCH
 from mqbench_lite.errors import EngineMissingError, ExportError, MQBenchError
-from mqbench_lite.export import Artifact, export
+from mqbench_lite.exporting import Artifact, export
 from mqbench_lite.integers import IntegerModel
 
 

@@ -17,7 +17,7 @@ import json, sys, tempfile
 import numpy as np, torch
 from pathlib import Path
 from mqbench_lite.engines import get
-from mqbench_lite.export import export
+from mqbench_lite.exporting import export
 from mqbench_lite.graph import Graph, Layer, Node, QParams, QuantizedGraph
 from mqbench_lite.host import host, saturating_layers
 from mqbench_lite.verification import verify

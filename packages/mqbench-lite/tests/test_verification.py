@@ -12,7 +12,7 @@ from test_integers import pixels
 from core_utils.errors import CheckFailed
 from mqbench_lite.engines import Coverage, get
 from mqbench_lite.errors import AgreementError, ExportError
-from mqbench_lite.export import export
+from mqbench_lite.exporting import export
 from mqbench_lite.integers import IntegerModel
 from mqbench_lite.verification import verify
 

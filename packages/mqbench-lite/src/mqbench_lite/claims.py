@@ -27,7 +27,7 @@ def benchmark(trial: Trial) -> dict[str, float]:
     The seed decides calibration images and the order of training. Accuracies are in percent of the fixed test part,
     which nothing is chosen by; of a training, those after its last step.
     """
-    from mqbench_lite.cells import network_of, held_out
+    from mqbench_lite.cells import held_out, network_of
 
     network = network_of(_cell(trial, "minmax", "academic", "4/4").config)
     bench = Bench(trial, network, held_out(_cell(trial, "minmax", "academic", "4/4").config, network.preprocessing))
@@ -52,7 +52,7 @@ def benchmark(trial: Trial) -> dict[str, float]:
 def deployment(trial: Trial) -> dict[str, float]:
     """The integer model of the net at W8A8 against ONNX Runtime on every test image, to the bit."""
     from mqbench_lite import export, verify
-    from mqbench_lite.cells import network_of, quantised, held_out
+    from mqbench_lite.cells import held_out, network_of, quantised
     from mqbench_lite.errors import EngineMissingError
 
     cell = _cell(trial, "minmax", "onnxruntime", "8/8")

@@ -14,7 +14,7 @@ from core_utils.runs import Run
 from core_utils.training import Loader
 from mqbench_lite import profiles
 from mqbench_lite.calibration import calibrate
-from mqbench_lite.cells import Cell, accuracy, network_of, quantised, held_out
+from mqbench_lite.cells import Cell, accuracy, held_out, network_of, quantised
 from mqbench_lite.data import FASHION_MNIST, Preprocessing, samples, some
 from mqbench_lite.errors import ExportError
 from mqbench_lite.exporting import Artifact, export

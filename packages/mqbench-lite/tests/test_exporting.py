@@ -10,11 +10,11 @@ import onnx
 import pytest
 import torch
 from drawn_networks import Builder, grid, network
-from mqbench_lite.export import export
 from onnx_sessions import run
 from test_integers import pixels
 
 from mqbench_lite.errors import ExportError, UnsupportedOpError
+from mqbench_lite.exporting import export
 from mqbench_lite.graph import Graph, Node, QuantizedGraph
 from mqbench_lite.integers import IntegerModel
 from mqbench_lite.onnx_files import to_onnx
