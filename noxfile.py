@@ -19,7 +19,7 @@ import nox
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
-nox.options.sessions = ["lint", "test", "integration", "wheels"]
+nox.options.sessions = ["lint", "test", "oldest", "integration", "wheels"]
 
 ROOT = Path(__file__).parent
 CORE = "core-utils"
@@ -27,6 +27,7 @@ NAMES = sorted(project.parent.name for project in ROOT.glob("packages/*/pyprojec
 PAPERS = [name for name in NAMES if name != CORE]
 DIST = ROOT / "dist"
 GRACE = 60.0  # s that a program has to save after Ctrl-C; nox itself would kill it after half a second
+OLDEST = {"jethr2": "mujoco==3.17.0"}  # the oldest engine that a package supports, where the next one broke with it
 PINNED = ("-c", "constraints.txt", "--no-sources")
 scratch_folder = tempfile.TemporaryDirectory(prefix="nox-", ignore_cleanup_errors=True)
 SCRATCH = Path(scratch_folder.name)
@@ -57,6 +58,20 @@ def test(session: nox.Session, package: str) -> None:
     run_tests(session, package, bare=True)
     install(session, package, group="test-all")
     run_tests(session, package, "-m", "not slow and not bare")
+
+
+@nox.session
+@nox.parametrize("package", list(OLDEST), ids=list(OLDEST))
+def oldest(session: nox.Session, package: str) -> None:
+    """A package's tests with the oldest engine that it supports; everything else is pinned as ever."""
+    pin = OLDEST[package]
+    engine = pin.partition("==")[0]
+    others = [line for line in Path("constraints.txt").read_text().splitlines() if not line.startswith(f"{engine}==")]
+    pins = SCRATCH / f"oldest-{package}.txt"
+    pins.write_text("\n".join([*others, pin]))
+    wheels = wheel(session, CORE), wheel(session, package)
+    session.install("--exact", *wheels, *group_of(package, "test"), "-c", str(pins), "--no-sources")
+    run_tests(session, package)
 
 
 @nox.session

@@ -28,6 +28,9 @@ STEPS = round(DURATION / PERIOD)
 TRIALS, LOOPED = 256, 64
 """Robots beside the open loop, and beside the loop in Python."""
 EVALUATIONS = 5000
+BULLET_DURATION, BULLET_STEP = 0.8, 5e-4
+"""s."""
+ENVIRONMENT_STEPS = 300
 FULL_THRUST, LAG = 49.05, 0.1
 SYM, DIFF, DIFFERENTIAL, FLOOR = math.radians(15), math.radians(12), 0.4, 0.3
 
@@ -148,6 +151,51 @@ def _evaluations(law_of: Callable[[Any], Any]) -> Callable[[], object]:
             law.step(step * PERIOD, sensors)
         return law.fans
 
+    return call
+
+
+def free_flight() -> Callable[[], object]:
+    """`simulate` of 0.8 s, controller included."""
+    from jethr2 import Controller, EstimatorParams, simulate
+
+    model, trim, _ = _robot()
+    ctl = Controller(model, trim, estimator=EstimatorParams(mode="truth"))
+    return lambda: simulate(model, ctl, BULLET_DURATION, trim=trim)
+
+
+def bullet_flight() -> Callable[[], object]:
+    """The robot's URDF in PyBullet for 0.8 s with fixed commands, at the step that its explicit servos bear."""
+    import dataclasses
+
+    from jethr2 import RobotParams, build_spec, takeoff_trim
+    from jethr2.engines import fly_in_bullet, load_pybullet
+
+    load_pybullet()
+    bare = dataclasses.replace(RobotParams(), joint_armature=0.0, joint_damping=0.0)
+    model = build_spec(bare, contact=False, timestep=1e-3).compile()
+    trim = takeoff_trim(model)
+    return lambda: fly_in_bullet(model, trim, bare, BULLET_STEP, round(BULLET_DURATION / BULLET_STEP))
+
+
+def environment(name: str) -> Callable[[], object]:
+    """Steps of a Gymnasium environment under an action of 0, started anew whenever an episode ends."""
+    import gymnasium
+
+    import jethr2
+
+    jethr2.register()
+    env = gymnasium.make(name)
+    action = np.zeros(env.action_space.shape or (), np.float32)
+
+    def call() -> object:
+        seen, _ = env.reset(seed=0)
+        for _ in range(ENVIRONMENT_STEPS):
+            seen, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                seen, _ = env.reset()
+        return seen
+
+    call()  # loads the kernels
     return call
 
 
@@ -350,5 +398,20 @@ BENCHMARKS = (
         statement=f"{EVALUATIONS} evaluations of the law for one robot with noise, beside floats alone without.",
         ours=our_evaluations,
         peer=scalar_evaluations,
+    ),
+    Benchmark(
+        id="pybullet",
+        statement="0.8 s of one robot's flight with its controller: faster than its URDF in PyBullet with fixed commands, at "
+        "the 0.5 ms that PyBullet's servos without armature need (ours: 2 ms).",
+        ours=free_flight,
+        peer=bullet_flight,
+        target=1.0,
+    ),
+    Benchmark(
+        id="environment",
+        statement=f"{ENVIRONMENT_STEPS} steps of the take-off environment, five physics steps each, beside Humanoid-v5, "
+        "which takes as many.",
+        ours=functools.partial(environment, "JetHR2-TakeOff-v0"),
+        peer=functools.partial(environment, "Humanoid-v5"),
     ),
 )

@@ -2,16 +2,21 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
+from flying import needs_gl
+from PIL import Image
 
 from jethr2 import RobotParams, Trajectory, cli, load_model, monte_carlo
 from jethr2.perturbations import sample_errors
+from jethr2.replaying import log_of
 
 HEAVY = ("mujoco", "numba", "scipy", "jax", "matplotlib", "pybullet", "gymnasium")
 
@@ -45,7 +50,7 @@ def refused(program, *words):
     return err
 
 
-@pytest.mark.parametrize("words", [["--help"], ["simulate", "--help"], ["ablate", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["simulate", "--help"], ["ablate", "--help"], ["replay", "--help"]])
 def test_help_loads_no_heavy_library(words):
     code = f"""
 import sys
@@ -96,6 +101,55 @@ def test_a_flight_is_printed_with_units_and_kept(facts, program):
     facts("simulate", "--duration", 0.1, "--out", "run.csv")
 
 
+def test_a_flight_is_drawn_as_curves_at_once_or_later(facts, program):
+    facts("simulate", "--duration", 0.2, "--out", "run.npz", "--plot", "now.svg")
+    found = facts("render", "run.npz", "--plot", "later.png")
+    assert found == {"plot": "later.png"}
+    assert "thrust (% of a fan" in (Path("now.svg")).read_text()
+    assert Path("later.png").read_bytes().startswith(b"\x89PNG")
+    assert "render takes --storyboard" in refused(program, "render", "run.npz")
+    assert "--plot later.png exists" in refused(program, "render", "run.npz", "--plot", "later.png")
+    assert "--video film.avi must end in .mp4 or .gif" in refused(program, "simulate", "--video", "film.avi")
+
+
+def test_without_a_gl_backend_the_flight_is_kept_and_one_line_says_what_is_missing(tmp_path):
+    words = ["jethr2", "simulate", "--duration", "0.1", "--out", "run.npz", "--video", "film.gif", "--quiet"]
+    code = f"import sys; from jethr2 import cli; sys.argv = {words!r}; sys.exit(cli.main())"
+    environment = os.environ | {"MUJOCO_GL": "off"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert "MUJOCO_GL" in result.stderr
+    assert "max_height_m" in result.stdout
+    assert len(Trajectory.from_npz(tmp_path / "run.npz")["time"]) == 51
+    assert not (tmp_path / "film.gif").exists()
+
+
+def test_a_storyboard_and_a_film_are_files_of_their_kind(facts):
+    needs_gl()
+    facts("simulate", "--duration", 0.1, "--out", "run.npz")
+    found = facts("render", "run.npz", "--storyboard", "board.png", "--frames", 2, "--video", "film.gif")
+    assert found == {"storyboard": "board.png", "video": "film.gif"}
+    with Image.open("board.png") as board, Image.open("film.gif") as film:
+        assert (board.size, film.n_frames) == ((480, 480), 4)
+
+
+def test_a_log_of_the_same_flight_differs_by_nothing(facts, program):
+    options = ("--errors", "canned", "--trial", 2, "--duration", 0.5)
+    facts("simulate", *options, "--out", "run.npz")
+    model = load_model(RobotParams())
+    log_of(model, Trajectory.from_npz("run.npz")).to_csv("log.csv")
+    rows = {row["column"]: row for row in facts("replay", "log.csv", *options, "--plot", "both.svg")}
+    assert {row["largest"] for row in rows.values()} == {0.0}
+    assert rows["left_knee"]["rows"] == 251
+    assert "simulated" in Path("both.svg").read_text()
+    other = {row["column"]: row for row in facts("replay", "log.csv", "--duration", 0.5)}
+    assert other["pitch"]["rms"] > 0
+    Path("bad.csv").write_text("t [s],roll [deg]\n0,0\n1,0\n")
+    assert "lacks the column 'pitch'" in refused(program, "replay", "bad.csv")
+
+
 def test_errors_come_from_a_file_or_the_canned_ones(facts, program, tmp_path):
     sample_errors(2, seed=4).to_csv(tmp_path / "errors.csv")
     options = ("simulate", "--duration", 0.8, "--trial", 1)
@@ -117,7 +171,7 @@ def test_ablate_prints_both_counts_the_tests_and_the_criteria(facts, program):
     assert code == 1, err
     assert "differential" in out
     assert "median peak yaw falls more than 5 times" in out
-    assert json.loads((cli.Path("study") / "result.json").read_text())["done"] == 6
+    assert json.loads((Path("study") / "result.json").read_text())["done"] == 6
 
 
 def test_an_interrupted_study_is_finished_by_resume_with_the_same_bits(tmp_path, facts):
@@ -143,7 +197,11 @@ def test_a_study_of_given_errors_has_a_trial_per_row_and_any_modes(facts, progra
     assert [row["case"] for row in given["rows"]] == ["full", "none"]
     scales = facts(*options, "--n", 2, "--error-scale", 1, 2, "--out", "scales")
     assert [study["error_scale"] for study in scales] == [1, 2]
-    assert sorted(path.name for path in (tmp_path / "scales").iterdir()) == ["error_scale=1", "error_scale=2"]
+    assert sorted(path.name for path in (tmp_path / "scales").iterdir()) == [
+        "error_scale=1",
+        "error_scale=2",
+        "success.svg",
+    ]
     assert "another" in refused(program, *options, "--n", 2, "--seed", 9, "--out", "drawn", "--resume")
 
 

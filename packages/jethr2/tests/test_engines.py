@@ -41,9 +41,8 @@ def test_forces_act_at_the_fans_where_centres_of_mass_lie_beside_them():
     for body in ("base", "left_foot"):
         model.body_ipos[model.body(body).id, :2] += [0.01, -0.004]
     mujoco.mj_setConst(model, mujoco.MjData(model))
-    bullet = engines._pybullet()
     one = engines._fly_mujoco(model, trim, params, 2.5e-4, 1600)
-    other = engines._fly_bullet(bullet, model, trim, params, 2.5e-4, 1600)
+    other = engines.fly_in_bullet(model, trim, params, 2.5e-4, 1600)
     assert np.linalg.norm(one.position - other.position) < 0.2e-3
     assert engines._angle(one.quaternion, other.quaternion) < np.radians(0.05)
     assert engines._angle(one.quaternion, np.array([1.0, 0, 0, 0])) > np.radians(1)

@@ -36,3 +36,8 @@ def test_every_parameter_is_listed_with_its_source(tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert "| joint_kp | 110.0 | N m/rad | L |" in text
     assert all(f"| {field.name} |" in text for field in dataclasses.fields(RobotParams))
+
+
+def test_the_licence_lies_beside_the_model(tmp_path):
+    write_model_folder(RobotParams(), tmp_path)
+    assert "Apache License" in (tmp_path / "LICENSE").read_text()

@@ -33,6 +33,14 @@ def test_processes_change_no_bit(whole):
     assert bits(monte_carlo(7, **SHORT, workers=2, nthread=1, chunk=4)) == whole
 
 
+def test_a_dask_cluster_changes_no_bit(whole):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, silence_logs=50
+    ) as cluster:
+        assert bits(monte_carlo(7, **SHORT, nthread=1, chunk=4, cluster=cluster.scheduler_address)) == whole
+
+
 def test_trials_do_not_depend_on_how_many_there_are(whole):
     fewer = bits(monte_carlo(3, **SHORT))
     assert all(few == many[: len(few)] for case in fewer for few, many in zip(fewer[case], whole[case], strict=True))
@@ -192,7 +200,7 @@ def test_an_ablation_has_all_modes_and_the_tuned_baseline(monkeypatch):
         ({"seed": -1}, "seed must be at least 0"),
         ({"modes": ("ful",)}, "did you mean 'full'"),
         ({"modes": ()}, "modes must be some of none"),
-        ({"backend": "cuda"}, "backend must be mujoco"),
+        ({"backend": "cuda"}, "backend must be one of mujoco, mjx"),
         ({"error_scale": -1.0}, "error_scale must be at least 0"),
         ({"duration": 0.0}, "duration must be at least one control period"),
     ],

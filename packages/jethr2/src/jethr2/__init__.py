@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jethr2.allocation import AllocationLimits, allocate
     from jethr2.control import Controller
     from jethr2.engines import CrossCheck, crosscheck
+    from jethr2.environments import register
     from jethr2.errors import InfeasibleThrust, JetHR2Error, ModelError, ParameterError, ReachError, SimulationDiverged
     from jethr2.estimation import AttitudeEstimator
     from jethr2.legs import LegGeometry, leg_fk, leg_ik
@@ -31,6 +32,7 @@ _HOMES = {
     "allocation": ("AllocationLimits", "allocate"),
     "control": ("Controller",),
     "engines": ("CrossCheck", "crosscheck"),
+    "environments": ("register",),
     "errors": ("InfeasibleThrust", "JetHR2Error", "ModelError", "ParameterError", "ReachError", "SimulationDiverged"),
     "estimation": ("AttitudeEstimator",),
     "legs": ("LegGeometry", "leg_fk", "leg_ik"),
@@ -76,6 +78,7 @@ __all__ = [
     "linearize",
     "load_model",
     "monte_carlo",
+    "register",
     "simulate",
     "sweep",
     "takeoff_trim",

@@ -50,6 +50,7 @@ class Study:
         criteria: when a take-off is a success.
         mujoco: its version.
         source: digest of the robot's file.
+        backend: `mujoco` or `mjx`.
     """
 
     n: int
@@ -63,6 +64,7 @@ class Study:
     criteria: Criteria
     mujoco: str
     source: str = ""
+    backend: str = "mujoco"
 
     @property
     def digest(self) -> str:
@@ -111,6 +113,11 @@ def fly_chunk(chunk: Chunk) -> np.ndarray:
             first=int(chunk.trials[0]),
         )
     keys = noise_keys(study.seed, chunk.trials.tolist())
+    if study.backend == "mjx":
+        from jethr2.mjx import fly_in_mjx
+
+        pilot = Controller(model, trim, study.cases[chunk.case], study.estimator)
+        return _figures(fly_in_mjx(model, trim, pilot, errors, keys, study.duration, study.criteria))
     size = min(PART, -(-len(chunk.trials) // chunk.nthread))
     parts = [slice(first, first + size) for first in range(0, len(chunk.trials), size)]
 
@@ -123,7 +130,11 @@ def fly_chunk(chunk: Chunk) -> np.ndarray:
     else:
         with ThreadPoolExecutor(chunk.nthread) as pool:
             tracks = list(pool.map(one, parts))
-    metrics = Metrics.from_tracks(np.concatenate(tracks))
+    return _figures(np.concatenate(tracks))
+
+
+def _figures(tracks: np.ndarray) -> np.ndarray:
+    metrics = Metrics.from_tracks(tracks)
     return np.column_stack([getattr(metrics, name) for name in FIGURES])
 
 

@@ -41,7 +41,7 @@ def take_offs(trial: Trial) -> dict[str, float]:
     import numpy as np
 
     from core_utils.files import write_atomically
-    from jethr2.outcomes import outcomes_figure
+    from jethr2.plots import outcomes_figure
     from jethr2.studies import BASELINE, monte_carlo
 
     n = FULL_N if trial.full else N

@@ -20,6 +20,7 @@ from jethr2.layout import (
     joint_names,
     pitch_chain,
     sensor_columns,
+    thrust_map,
 )
 from jethr2.mpc import Programme, programme
 from jethr2.params import ControllerParams, EstimatorParams
@@ -75,6 +76,11 @@ class Controller:
         self._rest = np.array(trim.ctrl)
         self.memory, self.estimates = np.zeros(0, MEMORY), np.zeros(0, ESTIMATE)
         self._times = np.zeros(0)
+
+    @property
+    def constants(self) -> tuple[np.void, np.void, np.void, Float[np.ndarray, " nu"]]:
+        """Records of the types LAW, PLAN and ESTIMATOR, and the commands of the posture: all that no flight changes."""
+        return self._law, self._plan, self._estimator, self._rest
 
     def step(
         self, t: float | Float[np.ndarray, " n"], sensordata: Float[np.ndarray, "n S"]
@@ -215,17 +221,6 @@ def ankle_joint(model: mujoco.MjModel, side: str) -> str:
     if not chain:
         raise ModelError(f"no joint turns {side}_fan about the body's y axis, so its thrust cannot be vectored")
     return chain[-1]
-
-
-def thrust_map(model: mujoco.MjModel) -> str:
-    """How throttle becomes thrust: `linear`, unless the model's text says `quadratic`."""
-    import mujoco
-
-    text = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_TEXT, "thrust_map")
-    if text < 0:
-        return "linear"
-    start = model.text_adr[text]
-    return model.text_data[start : start + model.text_size[text] - 1].decode()
 
 
 def _place_ankles(law: np.void, model: mujoco.MjModel, trim: Trim, params: ControllerParams) -> None:

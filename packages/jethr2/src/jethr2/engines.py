@@ -97,7 +97,7 @@ def crosscheck(
     for name, values in (("dt", dt), ("duration", (duration,))):
         if not values or not all(math.isfinite(value) and value > 0 for value in values):
             raise ParameterError(name, values, "positive, s")
-    bullet = _pybullet()
+    load_pybullet()
     bare = dataclasses.replace(params or RobotParams(), joint_armature=0.0, joint_damping=0.0)
     # Kinematics and masses alone are taken from this model, whose own step is never used.
     model = build_spec(bare, contact=False, timestep=1e-3).compile()
@@ -108,7 +108,7 @@ def crosscheck(
     pairs = []
     for step in dt:
         count = round(duration / step)
-        pairs.append((_fly_mujoco(model, trim, bare, step, count), _fly_bullet(bullet, model, trim, bare, step, count)))
+        pairs.append((_fly_mujoco(model, trim, bare, step, count), fly_in_bullet(model, trim, bare, step, count)))
     finest = pairs[int(np.argmin(dt))][0]
     return CrossCheck(
         dt=tuple(dt),
@@ -120,7 +120,12 @@ def crosscheck(
     )
 
 
-def _pybullet() -> ModuleType:
+def load_pybullet() -> ModuleType:
+    """The module.
+
+    Raises:
+        JetHR2Error: it is not installed.
+    """
     try:
         import pybullet
     except ImportError:
@@ -186,9 +191,21 @@ def _fly_mujoco(model: mujoco.MjModel, trim: Trim, params: RobotParams, step: fl
     return Flight(data.qpos[:3].copy(), data.qpos[3:7].copy(), data.qpos[angles].copy())
 
 
-def _fly_bullet(
-    bullet: ModuleType, model: mujoco.MjModel, trim: Trim, params: RobotParams, step: float, count: int
-) -> Flight:
+def fly_in_bullet(model: mujoco.MjModel, trim: Trim, params: RobotParams, step: float, count: int) -> Flight:
+    """PyBullet's side of `crosscheck`: the free flight of the robot's URDF, servos and fans computed outside.
+
+    Args:
+        model: without armature and damping; its URDF is loaded.
+        trim: where it starts.
+        params: of servos and fans.
+        step: time step, s.
+        count: steps.
+
+    Raises:
+        JetHR2Error: PyBullet is not installed.
+        SimulationDiverged: its state is no longer finite, or a joint turned by more than a revolution.
+    """
+    bullet = load_pybullet()
     client = bullet.connect(bullet.DIRECT)
     try:
         robot = _load_bullet(bullet, client, model, trim, step, params.gravity)

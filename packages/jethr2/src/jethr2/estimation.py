@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numba
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt64
 
 from jethr2.errors import ParameterError
 from jethr2.kernels import euler, normal_pair, turn, upright, wrap
@@ -194,6 +194,24 @@ def noise_keys(seed: int, trials: Sequence[int]) -> np.ndarray:
     # Appending to the spawn key is what SeedSequence.spawn does, without making the trials before.
     states = [np.random.SeedSequence(seed, spawn_key=(trial, 1)).generate_state(1, np.uint64)[0] for trial in trials]
     return np.array(states, np.uint64).reshape(-1) | np.uint64(1)
+
+
+def noise_vectors(constants: np.void, keys: UInt64[np.ndarray, " n"], ticks: int) -> Float[np.ndarray, "n ticks 6"]:
+    """What `add_noise` adds in `noisy_truth`, sample by sample: to the rate, rad/s, and as a turn of the attitude, rad."""
+    vectors = np.empty((len(keys), ticks, 6))
+    _draw_noise(constants, keys, vectors)
+    return vectors
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+@typing.no_type_check
+def _draw_noise(c, keys, vectors):
+    for i in range(len(keys)):
+        for tick in range(vectors.shape[1]):
+            for pair in range(3):
+                vectors[i, tick, 2 * pair], vectors[i, tick, 2 * pair + 1] = normal_pair(keys[i], 3 * tick + pair)
+            vectors[i, tick, :3] *= c.gyro_sd
+            vectors[i, tick, 3:] *= c.attitude_sd
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 from core_utils.files import write_atomically
@@ -26,7 +27,7 @@ README = """# Jet-HR2 in MuJoCo
 
 `jethr2.xml` is the robot, `scene.xml` puts it on a floor: `python -m mujoco.viewer --mjcf=scene.xml`.
 The keyframes are `stand` and `takeoff`; the fans take throttles of 0 to 1, the joints reference angles in rad.
-Written by the package jethr2 (Apache-2.0) after arXiv 2108.11557; no mesh and no number is the paper's authors' own file.
+Written by the package jethr2 (Apache-2.0, see LICENSE) after arXiv 2108.11557; no mesh and no number is the paper's authors' own file.
 
 Sources: A the paper's abstract, L the lab's public program, D derived, S assumed, M measured.
 
@@ -36,7 +37,7 @@ Sources: A the paper's abstract, L the lab's public program, D derived, S assume
 
 
 def write_model_folder(params: RobotParams, folder: Path) -> None:
-    """Writes `jethr2.xml`, `scene.xml` and `README.md` with the provenance of every number.
+    """Writes `jethr2.xml`, `scene.xml`, `LICENSE`, and `README.md` with the provenance of every number.
 
     Args:
         params: the robot's.
@@ -50,4 +51,6 @@ def write_model_folder(params: RobotParams, folder: Path) -> None:
     rows = [f"| {row.field} | {row.value} | {row.unit} | {row.source} |\n" for row in provenance(params)]
     write_atomically(folder / "jethr2.xml", spec.to_xml())
     write_atomically(folder / "scene.xml", SCENE)
+    licence = importlib.metadata.distribution("jethr2").read_text("licenses/LICENSE")
+    write_atomically(folder / "LICENSE", licence or "Apache-2.0\n")
     write_atomically(folder / "README.md", README + "".join(rows))

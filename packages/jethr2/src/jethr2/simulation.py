@@ -11,10 +11,10 @@ import numba
 import numpy as np
 from jaxtyping import Float
 
-from jethr2.control import Controller, ankle_joint, substeps, thrust_map
+from jethr2.control import Controller, ankle_joint, substeps
 from jethr2.errors import ParameterError, SimulationDiverged
 from jethr2.estimation import noise_keys
-from jethr2.layout import SIDES, fan_act_ids, fan_ctrl_ids, joint_ctrl_ids, joint_names
+from jethr2.layout import SIDES, fan_act_ids, fan_ctrl_ids, joint_ctrl_ids, joint_names, thrust_map
 from jethr2.metrics import Criteria, Metrics, fresh_tracks, observe_commands, observe_states
 from jethr2.perturbations import Errors, no_errors, perturbed_models
 from jethr2.posture import Trim, takeoff_trim

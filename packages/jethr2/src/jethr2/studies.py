@@ -35,6 +35,8 @@ Params = TypeVar("Params", RobotParams, ControllerParams)
 ALL: tuple[Mode, ...] = typing.get_args(Mode)
 """All modes, in the order of section 7."""
 
+BACKENDS = ("mujoco", "mjx")
+
 CHUNK = 256
 """Trials that are finished and saved together."""
 
@@ -78,7 +80,8 @@ def monte_carlo(
         nthread: threads in each process; all cores by default.
         out: folder of the run: chunks of finished trials, `result.json`. None keeps nothing on disk.
         resume: go on with an unfinished run of the same study in `out`.
-        backend: `mujoco`.
+        backend: `mujoco`; or `mjx` for JAX's device, in float32, with what `jax_law` knows of a controller; there the
+            last digits depend on `chunk`, and feet with one edge pressed deep on the ground get other forces.
         robot: parameters, or a file for `load_model`.
         controller: of which each mode is a variant.
         cases: further control laws by name.
@@ -101,8 +104,8 @@ def monte_carlo(
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the chunk in work was saved.
     """
     _check_counts(n=n, chunk=chunk, workers=workers, nthread=1 if nthread is None else nthread)
-    if backend != "mujoco":
-        raise ParameterError("backend", backend, "mujoco")
+    if backend not in BACKENDS:
+        raise ParameterError("backend", backend, f"one of {', '.join(BACKENDS)}")
     controller = controller or ControllerParams()
     for mode in modes:
         if mode not in ALL:
@@ -111,7 +114,7 @@ def monte_carlo(
     laws = {mode: _changed(controller, "mode", mode) for mode in modes} | dict(cases or {})
     if not laws:
         raise ParameterError("modes", tuple(modes), f"some of {', '.join(ALL)}")
-    study = _study(n, laws, robot, estimator, errors, error_scale, seed, duration, criteria)
+    study = _study(n, laws, robot, estimator, errors, error_scale, seed, duration, criteria, backend)
     table = errors if isinstance(errors, Errors) else None
     threads = nthread or joblib.cpu_count()
     if out is None:
@@ -256,6 +259,7 @@ def _study(
     seed: int,
     duration: float,
     criteria: Criteria | None,
+    backend: str,
 ) -> Study:
     import mujoco
 
@@ -287,6 +291,7 @@ def _study(
         criteria=criteria or Criteria(),
         mujoco=mujoco.__version__,
         source=source,
+        backend=backend,
     )
 
 

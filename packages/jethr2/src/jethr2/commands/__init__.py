@@ -1,0 +1,1 @@
+"""The commands of the program `jethr2`, by what they work on."""
