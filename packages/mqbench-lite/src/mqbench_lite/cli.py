@@ -220,10 +220,10 @@ def _agreement_row(row: dict[str, Any]) -> dict[str, Any]:
         "engine": row["engine"],
         "differing": f"{row['differing']} of {row['logits']}",
         "largest": f"{row['max_difference']:.3g}",
-        "max LSB": row["max_lsb"],
-        "same top-1": f"{100 * row['top1']:.2f} %",
-        "layers on integers": f"{100 * row['layers']:.0f} %",
-        "first difference": "none" if first is None else first["layer"],
+        "LSB": row["max_lsb"],
+        "top-1": f"{100 * row['top1']:.2f} %",
+        "integers": f"{100 * row['layers']:.0f} %",
+        "first at": "none" if first is None else first["layer"],
     }
 
 
