@@ -229,7 +229,11 @@ def _agreement_row(row: dict[str, Any]) -> dict[str, Any]:
 
 def _quantize_tables(result: dict[str, Any]) -> Any:
     facts = {key: value for key, value in result.items() if not isinstance(value, list | dict)}
-    return _group(_table([{"figure": key, "value": value} for key, value in facts.items()]), _table(result["layers"]))
+    layers = [
+        {"layer": row["name"], "weight": row["weight_bits"], "input": row["act_bits"], "input's quantiser": row["act"]}
+        for row in result["layers"]
+    ]
+    return _group(_table([{"figure": key, "value": value} for key, value in facts.items()]), _table(layers))
 
 
 def _doctor_tables(facts: dict[str, Any]) -> Any:
