@@ -26,7 +26,9 @@ def test_a_model_quantised_by_qdrop_runs_on_integers_as_onnx_runtime_does(name, 
     torch.manual_seed(0)
     images = torch.randn(32, 1, 28, 28)
     net = mqb.networks.get("residual").eval()
-    qm = mqb.prepare(net, profile="onnxruntime", example_inputs=(images[:2],), algorithm=name, act_bits=4, weight_bits=4)
+    qm = mqb.prepare(
+        net, profile="onnxruntime", example_inputs=(images[:2],), algorithm=name, act_bits=4, weight_bits=4
+    )
     qm = mqb.algorithms.get(name).apply(qm, images.split(16), seed=0, steps=5, batch_size=16)
     artifact = mqb.export(qm, tmp_path / "net.onnx")
     report = mqb.verify(qm, artifact, engines=["onnxruntime"], data=[images])
