@@ -153,7 +153,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(program, net, words, compl
 def test_training_survives_ctrl_c_and_ends_as_if_it_had_not_been_stopped(tmp_path):
     file = weights(tmp_path)
     words = ["quantize", "--algorithm", "lsq", "--bits", "4/4", "--weights", str(file), *FEW]
-    words += ["--set", "steps=30", "--json"]
+    words += ["--set", "steps=12", "--json"]
     code = "import sys; from mqbench_lite import cli; sys.exit(cli.main())"
     env = os.environ | {"OMP_NUM_THREADS": "1"}
 

@@ -44,6 +44,7 @@ def test_a_grid_goes_on_and_one_failure_costs_one_point(tmp_path, monkeypatch):
         assert "onnxruntime" in (tmp_path / "run" / name).read_text()
 
 
+@pytest.mark.slow
 def test_the_page_says_which_devices_were_not_run(tmp_path):
     settings = config(tmp_path, algorithms=("minmax",), profiles=("tensorrt", "onnxruntime"), bits=("8/8",))
     with Run.open(tmp_path / "run", settings) as run:
