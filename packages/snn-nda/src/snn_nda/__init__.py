@@ -1,1 +1,38 @@
 """Event-data augmentation that closes the generalisation gap of spiking networks (arXiv 2203.06145)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import core_utils
+
+if TYPE_CHECKING:
+    from snn_nda.gap import compare_arms, gap_report, gap_summary
+    from snn_nda.miniature import posed_miniature
+    from snn_nda.nda import NDA
+    from snn_nda.networks import resnet19, tiny_vgg, vgg11, vgg13, vgg16
+    from snn_nda.training import TrainConfig, evaluate, train
+
+if core_utils.CONTRACT != 1:
+    raise ImportError("snn-nda needs core-utils with contract 1")
+
+_HOMES = {
+    "gap": ("compare_arms", "gap_report", "gap_summary"),
+    "miniature": ("posed_miniature",),
+    "nda": ("NDA",),
+    "networks": ("resnet19", "tiny_vgg", "vgg11", "vgg13", "vgg16"),
+    "training": ("TrainConfig", "evaluate", "train"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads torch only when a name that needs it is asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOME)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,9 +16,7 @@ from core_utils.runs import Run
 from core_utils.spiking.layout import time_first
 from core_utils.spiking.networks import class_scores
 from core_utils.training import History, Loader, Stateful, cosine, fit
-
-Augment = Callable[[Float[Tensor, "B T C H W"], Int64[Tensor, " B"]], Tensor]
-"""Frames and a random number for each recording to augmented frames; the same numbers give the same frames."""
+from snn_nda.augment import Augment, Draw, indexed
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ def train(
         model: from frames [T, B, C, H, W] to outputs [T, B, K].
         loader: batches (frames [B, T, C, H, W], labels [B]) for training.
         config: optimiser and length.
-        augment: applied to every batch where it is trained on, with numbers that follow from the loader's seed, the
+        augment: applied to every batch on the device that trains, by lots that follow from the loader's seed, the
             epoch and the recording, whatever the number of workers; None trains on the recordings as they are.
         watch: data whose accuracy and loss are logged after an epoch, by name, as `train_accuracy`, `train_loss`...
             No epoch is selected by it: the model is that of the last epoch.
@@ -100,16 +96,16 @@ def train(
 
     Reference: arXiv 2203.06145, section 5, and its released code.
     """
-    watched, seen = watch or {}, _Steps()
+    watched, place = watch or {}, Place(loader)
 
-    def loss(network: nn.Module, batch: Any, _: int) -> Tensor:
-        frames, labels, numbers = batch
-        frames = frames if augment is None else augment(frames, numbers)
+    def loss(network: nn.Module, batch: Any, step: int) -> Tensor:
+        (frames, labels), indices = batch
+        if augment is not None:
+            frames = augment(frames, place.draw(step, indices))
         return functional.cross_entropy(class_scores(network(time_first(frames))), labels)
 
     def measure(network: nn.Module) -> dict[str, float]:
-        epochs = math.ceil(seen.step / loader.steps(seen.world_size))
-        if config.watch_last is not None and epochs <= config.epochs - config.watch_last:
+        if config.watch_last is not None and place.epoch < config.epochs - config.watch_last:
             return {}
         figures = {name: evaluate(network, batches) for name, batches in watched.items()}
         return {f"{name}_{key}": value for name, each in figures.items() for key, value in each.items()}
@@ -117,12 +113,12 @@ def train(
     return fit(
         model,
         loss,
-        numbered(loader),
+        indexed(loader),
         optimizer=torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay),
         schedule=cosine if config.falls == "step" else by_epoch(config.epochs),
         epochs=config.epochs,
         evaluate=measure if watched else None,
-        after_step=seen,
+        after_step=place,
         run=run,
         stage=stage,
         state=state,
@@ -162,42 +158,30 @@ def evaluate(model: nn.Module, loader: Iterable[Any]) -> dict[str, float]:
     return {"accuracy": right / count, "loss": loss / count}
 
 
-def numbered(loader: Loader, count: int | None = None) -> Loader:
-    """The loader with random numbers behind every item, for augmentation: they follow from (seed, epoch, index).
-
-    Args:
-        loader: items (frames, label).
-        count: so many numbers an item, int64 [count]; None gives one, without an axis.
-    """
-
-    return replace(loader, transform=_Numbered(loader.transform, count))
-
-
 def by_epoch(epochs: int) -> Callable[[float], float]:
     """`cosine` that stays as it is within each of so many epochs."""
     return lambda progress: cosine(math.floor(progress * epochs + 1e-9) / epochs)
 
 
-@dataclass(frozen=True)
-class _Numbered:
-    transform: Callable[[Any, np.random.Generator], Any] | None
-    count: int | None
+class Place:
+    """Where a training is, for what depends on the epoch.
 
-    def __call__(self, item: Any, rng: np.random.Generator) -> Any:
-        numbers = torch.from_numpy(np.asarray(rng.integers(2**63, size=self.count)))
-        return *(item if self.transform is None else self.transform(item, rng)), numbers
+    Args:
+        loader: of the training.
+    """
 
-
-class _Steps:
-    """Where a training is, for what is done after an epoch."""
-
-    step = 0
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self.epoch = 0
 
     def __call__(self, _: nn.Module, step: int) -> None:
-        self.step = step + 1
+        """Takes note of a step that was done."""
+        self.epoch = step // self._per_epoch()
 
-    @property
-    def world_size(self) -> int:
-        """Processes that train together."""
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        return torch.distributed.get_world_size() if distributed else 1
+    def draw(self, step: int, indices: Tensor) -> Draw:
+        """The lots of a batch."""
+        return Draw(self._loader.seed, step // self._per_epoch(), tuple(indices.tolist()))
+
+    def _per_epoch(self) -> int:
+        together = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return self._loader.steps(torch.distributed.get_world_size() if together else 1)
