@@ -1,0 +1,212 @@
+"""Where each pixel of a transformed sample comes from: one grid and one `grid_sample` for a whole batch.
+
+Nearest sampling one operation after the other is sampling once at the composed places, so the operations of every
+sample, however many, end in one grid [B, H, W, 2] that its time steps and polarities share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+from torch.nn import functional as F
+
+from snn_nda.errors import FramesError
+from snn_nda.params import Cutout, HFlip, Operation, Params, Roll, Rotate, ShearX
+
+_ORDER: dict[type[Operation], int] = {HFlip: 0, Roll: 1, Rotate: 2, ShearX: 2, Cutout: 3}
+"""Operations that follow one another in this order make one step together."""
+
+_SAMPLED = (torch.float32, torch.float64)
+"""Types that `grid_sample` takes on every device and that tell two places apart; others are picked by number."""
+
+OUTSIDE = -4.0
+"""A place that no frame reaches: they end at -1 and 1."""
+
+
+def inverse_matrix(operation: Operation) -> tuple[float, float, float, float]:
+    """From a place in the result to its place before a rotation or shear, both (y, x) from the centre, row by row."""
+    if isinstance(operation, Rotate):
+        angle = math.radians(operation.degrees)
+        return math.cos(angle), math.sin(angle), -math.sin(angle), math.cos(angle)
+    if isinstance(operation, ShearX):
+        return 1.0, 0.0, math.tan(math.radians(operation.degrees)), 1.0
+    return 1.0, 0.0, 0.0, 1.0
+
+
+def transform(
+    x: Shaped[Tensor, "B T C H W"],
+    params: Sequence[Params],
+    interpolation: Literal["nearest", "bilinear"] = "nearest",
+) -> Shaped[Tensor, "B T C H W"]:
+    """Applies to each sample its own operations; what comes from outside is 0.
+
+    Args:
+        x: frames of any type; whole numbers need `interpolation="nearest"`.
+        params: one for each sample.
+        interpolation: of rotation and shear.
+
+    Raises:
+        FramesError: another number of parameters than samples, whole numbers with "bilinear", or a polarity swap of
+            frames that do not have two channels.
+    """
+    if len(params) != len(x):
+        raise FramesError(f"{len(x)} samples need as many parameters, got {len(params)}")
+    x = _swapped(x, params)
+    steps = _steps(params)
+    if not steps or x.numel() == 0:
+        return x.clone()
+    if interpolation == "bilinear":
+        for step in steps:
+            x = _bilinear_step(x, step)
+        return x
+    return _pick(x, *_sources(steps, x))
+
+
+@dataclass
+class _Step:
+    """One round of operations of every sample, applied as flip, roll, matrix, hole.
+
+    Attributes:
+        flip: samples that are mirrored.
+        roll: (dy, dx, wrap) by sample.
+        matrix: `inverse_matrix` by sample.
+        hole: rows and columns that are emptied by sample: first row, row after the last, likewise columns.
+    """
+
+    flip: set[int] = field(default_factory=set)
+    roll: dict[int, tuple[int, int, bool]] = field(default_factory=dict)
+    matrix: dict[int, tuple[float, float, float, float]] = field(default_factory=dict)
+    hole: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)
+
+    def add(self, sample: int, operation: Operation) -> None:
+        """Enters an operation; the ones that belong before it are there already."""
+        if isinstance(operation, HFlip):
+            self.flip.add(sample)
+        elif isinstance(operation, Roll):
+            self.roll[sample] = operation.dy, operation.dx, operation.wrap
+        elif isinstance(operation, Cutout):
+            self.hole[sample] = *operation.rows(), *operation.columns()
+        elif operation.degrees:
+            self.matrix[sample] = inverse_matrix(operation)
+
+
+def _steps(params: Sequence[Params]) -> list[_Step]:
+    steps: list[_Step] = []
+    for sample, each in enumerate(params):
+        at, last = -1, len(_ORDER)
+        for operation in each.operations:
+            if _ORDER[type(operation)] <= last:
+                at += 1
+            if at == len(steps):
+                steps.append(_Step())
+            steps[at].add(sample, operation)
+            last = _ORDER[type(operation)]
+    return steps
+
+
+def _sources(
+    steps: Sequence[_Step], x: Tensor
+) -> tuple[Float[Tensor, "#B H W"], Float[Tensor, "#B H W"], Bool[Tensor, "#B H W"] | None]:
+    """Row and column, whole numbers, that each pixel of the result comes from, and which pixels come from nowhere.
+
+    What lies outside after the first step may be left to the sampling; what was outside later must not come back in.
+    """
+    *_, height, width = x.shape
+    y = torch.arange(height, dtype=torch.float32, device=x.device)[None, :, None].expand(1, height, width)
+    column = torch.arange(width, dtype=torch.float32, device=x.device)[None, None, :].expand(1, height, width)
+    lost = None
+    for step in reversed(steps):
+        if step.hole:
+            top, bottom, left, right = _by_sample(step.hole, (0, 0, 0, 0), x)
+            lost = _or(lost, (y >= top) & (y < bottom) & (column >= left) & (column < right))
+        if step.matrix:
+            y, column = _turned(step, y, column, x)
+        if step.roll:
+            lost = _or(lost, _outside(y, column, height, width)) if step.matrix else lost
+            down, right, wrap = _by_sample(step.roll, (0, 0, 1), x)
+            y, column = y - down, column - right
+            y = torch.where(wrap > 0, y.remainder(height), y)
+            column = torch.where(wrap > 0, column.remainder(width), column)
+        if step is not steps[0]:
+            lost = _or(lost, _outside(y, column, height, width))
+        if step.flip:
+            (flipped,) = _by_sample(dict.fromkeys(step.flip, (1,)), (0,), x)
+            column = torch.where(flipped > 0, width - 1 - column, column)
+    return y, column, lost
+
+
+def _turned(step: _Step, y: Tensor, column: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    yy, yx, xy, xx = _by_sample(step.matrix, (1, 0, 0, 1), x)
+    *_, height, width = x.shape
+    middle, centre = (height - 1) / 2, (width - 1) / 2
+    y, column = y - middle, column - centre
+    return (yy * y + yx * column + middle).round_(), (xy * y + xx * column + centre).round_()
+
+
+def _by_sample(
+    given: Mapping[int, tuple[float | int, ...]], other: tuple[float | int, ...], x: Shaped[Tensor, "B T C H W"]
+) -> Float[Tensor, "numbers B 1 1"]:
+    """Numbers of every sample on the device of the frames, and `other` for the samples without."""
+    rows = [given.get(sample, other) for sample in range(len(x))]
+    return torch.tensor(rows, dtype=torch.float32).to(x.device).T[..., None, None]
+
+
+def _outside(y: Tensor, column: Tensor, height: int, width: int) -> Tensor:
+    return (y < 0) | (y >= height) | (column < 0) | (column >= width)
+
+
+def _or(lost: Tensor | None, more: Tensor) -> Tensor:
+    return more if lost is None else lost | more
+
+
+def _pick(
+    x: Shaped[Tensor, "B T C H W"], y: Float[Tensor, "#B H W"], column: Float[Tensor, "#B H W"], lost: Tensor | None
+) -> Shaped[Tensor, "B T C H W"]:
+    batch, time_steps, channels, height, width = x.shape
+    if x.dtype in _SAMPLED:
+        grid = torch.stack([(2 * column + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+        if lost is not None:
+            grid = grid.masked_fill(lost[..., None], OUTSIDE)
+        frames = x.reshape(batch, time_steps * channels, height, width)
+        grid = grid.to(x.dtype).expand(batch, -1, -1, -1)
+        return F.grid_sample(frames, grid, mode="nearest", align_corners=False).view(x.shape)
+    nowhere = _or(lost, _outside(y, column, height, width))
+    places = (y * width + column).masked_fill(nowhere, 0).long().expand(batch, height, width)
+    frames = x.reshape(batch, time_steps * channels, height * width)
+    picked = frames.gather(2, places.reshape(batch, 1, -1).expand_as(frames))
+    return picked.masked_fill_(nowhere.expand(batch, height, width).reshape(batch, 1, -1), 0).view(x.shape)
+
+
+def _bilinear_step(x: Shaped[Tensor, "B T C H W"], step: _Step) -> Shaped[Tensor, "B T C H W"]:
+    """Flips and rolls by whole pixels, then turns between them, then empties."""
+    if not x.is_floating_point():
+        raise FramesError(f"bilinear interpolation makes fractions, but frames are {x.dtype}", "use nearest, or floats")
+    height, width = x.shape[-2:]
+    if step.flip or step.roll:
+        x = _pick(x, *_sources([_Step(flip=step.flip, roll=step.roll)], x))
+    if step.matrix:
+        moved = list(step.matrix)  # the others must not be interpolated, not even at their own places
+        yy, yx, xy, xx = torch.tensor([step.matrix[sample] for sample in moved], device=x.device).T
+        none = torch.zeros_like(yy)
+        # affine_grid takes (x, y), each from -1 to 1, so that the terms between the axes scale with their ratio.
+        theta = torch.stack([xx, xy * height / width, none, yx * width / height, yy, none], dim=-1).view(-1, 2, 3)
+        frames = x[moved].flatten(1, 2)
+        grid = F.affine_grid(theta, [len(moved), 1, height, width], align_corners=False).to(x.dtype)
+        turned = F.grid_sample(frames, grid, mode="bilinear", align_corners=False).view(x[moved].shape)
+        x = x.index_copy(0, torch.tensor(moved, device=x.device), turned)
+    return _pick(x, *_sources([_Step(hole=step.hole)], x)) if step.hole else x
+
+
+def _swapped(x: Shaped[Tensor, "B T C H W"], params: Sequence[Params]) -> Shaped[Tensor, "B T C H W"]:
+    swaps = [sum(isinstance(each, HFlip) and each.swap_polarity for each in p.operations) % 2 == 1 for p in params]
+    if not any(swaps):
+        return x
+    if x.shape[2] != 2:
+        raise FramesError(f"polarities are swapped between 2 channels, frames have {x.shape[2]}")
+    return torch.where(torch.tensor(swaps, device=x.device)[:, None, None, None, None], x.flip(2), x)
