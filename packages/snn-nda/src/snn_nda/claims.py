@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any
 from core_utils.claims import Claim, Trial
 
 if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from core_utils.data import Split
     from snn_nda.augment import Augment
 
 PAPER = "Li et al., ECCV 2022, arXiv 2203.06145"
@@ -37,10 +41,11 @@ def other_augmentations(trial: Trial) -> dict[str, float]:
 def _compared(trial: Trial, arms: tuple[str, ...], epochs: int) -> dict[str, float]:
     """The figures of every arm, and what each has over the first (`<arm>_...` but for the arm "nda")."""
     from core_utils.files import write_atomically
-    from snn_nda.gap import gap_summary
+    from snn_nda import gap_summary, posed_miniature
     from snn_nda.plots import gap_figure
 
-    reports = {arm: _trained(trial, arm, epochs) for arm in arms}
+    split = posed_miniature(trial.seed, data=trial.data)
+    reports = {arm: _trained(trial, arm, split, epochs) for arm in arms}
     picture = gap_figure({arm: [report] for arm, report in reports.items()}, f"Seen and unseen data (seed {trial.seed})")
     write_atomically(trial.workdir / "figures" / "gap.svg", picture)
 
@@ -65,24 +70,15 @@ def _compared(trial: Trial, arms: tuple[str, ...], epochs: int) -> dict[str, flo
     return figures
 
 
-def _trained(trial: Trial, arm: str, epochs: int) -> dict[str, list[float]]:
+def _trained(trial: Trial, arm: str, split: Split, epochs: int) -> dict[str, list[float]]:
     """Trains one arm; its gap report over the last ten epochs."""
-    import torch
-
     from core_utils.runs import Run
     from core_utils.training import Arrays, Loader, seed_everything
-    from snn_nda import TrainConfig, gap_report, posed_miniature, tiny_vgg, train
+    from snn_nda import TrainConfig, gap_report, tiny_vgg, train
     from snn_nda.gap import STABLE_OVER
 
     config = TrainConfig(epochs=epochs, seed=trial.seed, watch_last=STABLE_OVER)
-    split = posed_miniature(trial.seed, data=trial.data)
-    watch = {
-        part: [tuple(map(torch.from_numpy, (frames[at : at + 250], labels[at : at + 250]))) for at in range(0, len(labels), 250)]
-        for part, frames, labels in (
-            ("train", split.x_train, split.y_train),
-            ("test", split.x_test, split.y_test),
-        )
-    }
+    watch = {"train": _batches(split.x_train, split.y_train), "test": _batches(split.x_test, split.y_test)}
     seed_everything(trial.seed)
     facts = {"config": config, "data": trial.data, "arm": arm}
     with Run.open(trial.workdir / arm, facts, resume=True) as run:
@@ -97,6 +93,13 @@ def _trained(trial: Trial, arm: str, epochs: int) -> dict[str, list[float]]:
             progress=False,
         )
     return gap_report(history)
+
+
+def _batches(frames: np.ndarray, labels: np.ndarray, size: int = 50) -> list[tuple[Tensor, Tensor]]:
+    import torch
+
+    together = torch.from_numpy(frames), torch.from_numpy(labels)
+    return list(zip(*(part.split(size) for part in together), strict=True))
 
 
 def _augmentation(arm: str) -> Augment | None:
