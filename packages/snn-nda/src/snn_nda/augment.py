@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from core_utils.training import Loader
+from snn_nda.functional import cutmix, mixup
 from snn_nda.nda import NDA
+
+Frames = Float[Tensor, "B T C H W"]
+Labels = Shaped[Tensor, "B ..."]
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,14 @@ class Draw:
         return [np.random.default_rng([self.seed, self.epoch, index]) for index in self.indices]
 
 
-Augment = Callable[[Float[Tensor, "B T C H W"], Draw], Tensor]
-"""Frames and their lots to augmented frames of the same shape; the same lots give the same frames."""
+    def batch_generator(self) -> torch.Generator:
+        """A generator for what is drawn once for the batch."""
+        number = np.random.default_rng([self.seed, self.epoch, *self.indices]).integers(2**63)
+        return torch.Generator().manual_seed(int(number))
+
+
+Augment = Callable[[Frames, Labels, Draw], tuple[Frames, Labels]]
+"""Frames, labels and lots to augmented frames and labels, whole or as shares; the same lots give the same."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +54,45 @@ class Geometric:
 
     Attributes:
         nda: whose policy is drawn from; its own generator is not used.
+        label_map: what the label of a mirrored recording becomes, where it changes.
     """
 
     nda: NDA
+    label_map: Mapping[int, int] = field(default_factory=dict)
 
-    def __call__(self, frames: Float[Tensor, "B T C H W"], draw: Draw) -> Float[Tensor, "B T C H W"]:
+    def __call__(self, frames: Frames, labels: Labels, draw: Draw) -> tuple[Frames, Labels]:
         """One grid and one sampling for the batch."""
         size = (frames.shape[-2], frames.shape[-1])
-        return self.nda.apply(frames, self.nda.params_at(draw.seed, draw.epoch, draw.indices, size))
+        params = self.nda.params_at(draw.seed, draw.epoch, draw.indices, size)
+        if self.label_map:
+            pairs = zip(labels.tolist(), params, strict=True)
+            mirrored = [self.label_map.get(label, label) if each.flipped else label for label, each in pairs]
+            labels = torch.tensor(mirrored, dtype=labels.dtype, device=labels.device)
+        return self.nda.apply(frames, params), labels
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Mixes each recording of a batch and its label with another of the batch, after another augmentation.
+
+    Attributes:
+        how: "cutmix" pastes a box, "mixup" blends.
+        num_classes: K.
+        first: done before; None does nothing.
+        alpha: of the Beta distribution that the share is drawn from.
+    """
+
+    how: Literal["cutmix", "mixup"]
+    num_classes: int
+    first: Augment | None = None
+    alpha: float = 1.0
+
+    def __call__(self, frames: Frames, labels: Labels, draw: Draw) -> tuple[Frames, Labels]:
+        """Labels become shares of classes, [B, K]."""
+        if self.first is not None:
+            frames, labels = self.first(frames, labels, draw)
+        mix = cutmix if self.how == "cutmix" else mixup
+        return mix(frames, labels, self.alpha, draw.batch_generator(), self.num_classes)
 
 
 @dataclass(frozen=True)
@@ -69,7 +110,7 @@ class Photometric:
     brightness: float = 0.5
     noise: float = 0.1
 
-    def __call__(self, frames: Float[Tensor, "B T C H W"], draw: Draw) -> Float[Tensor, "B T C H W"]:
+    def __call__(self, frames: Frames, labels: Labels, draw: Draw) -> tuple[Frames, Labels]:
         """Counts may become fractions, and with noise negative."""
         changed = frames.clone()
         for row, rng in enumerate(draw.generators()):
@@ -78,7 +119,7 @@ class Photometric:
             else:
                 noise = torch.from_numpy(rng.standard_normal(tuple(frames.shape[1:]), dtype=np.float32))
                 changed[row] += self.noise * noise.to(frames)
-        return changed
+        return changed, labels
 
 
 def indexed(loader: Loader) -> Loader:

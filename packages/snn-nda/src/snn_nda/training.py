@@ -54,8 +54,6 @@ class TrainConfig:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.watch_last is not None and self.watch_last < 0:
             raise UserError(f"watch_last must not be negative, got {self.watch_last}")
-        if self.falls not in ("step", "epoch"):
-            raise UserError(f"falls must be step or epoch, got {self.falls!r}")
 
 
 def train(
@@ -101,7 +99,7 @@ def train(
     def loss(network: nn.Module, batch: Any, step: int) -> Tensor:
         (frames, labels), indices = batch
         if augment is not None:
-            frames = augment(frames, place.draw(step, indices))
+            frames, labels = augment(frames, labels, place.draw(step, indices))
         return functional.cross_entropy(class_scores(network(time_first(frames))), labels)
 
     def measure(network: nn.Module) -> dict[str, float]:
