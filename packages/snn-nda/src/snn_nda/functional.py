@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import one_hot
 
 from snn_nda import sampling
 from snn_nda.errors import FramesError
@@ -58,12 +58,12 @@ def cutout(x: Shaped[Tensor, "*frames C H W"], y: int, column: int, length: int)
 
 
 def cutmix(
-    x: Shaped[Tensor, "B T C H W"],
-    y: Shaped[Tensor, "B ..."],
+    x: Shaped[Tensor, "*frames C H W"],
+    y: Shaped[Tensor, " n *classes"],
     alpha: float | int = 1.0,
     generator: torch.Generator | None = None,
     num_classes: int | None = None,
-) -> tuple[Shaped[Tensor, "B T C H W"], Float[Tensor, "B K"]]:
+) -> tuple[Shaped[Tensor, "*frames C H W"], Float[Tensor, "n K"]]:
     """Gives every sample a box of another sample of the batch, and of its label as much as the box covers.
 
     Args:
@@ -96,12 +96,12 @@ def cutmix(
 
 
 def mixup(
-    x: Shaped[Tensor, "B T C H W"],
-    y: Shaped[Tensor, "B ..."],
+    x: Shaped[Tensor, "*frames C H W"],
+    y: Shaped[Tensor, " n *classes"],
     alpha: float | int = 1.0,
     generator: torch.Generator | None = None,
     num_classes: int | None = None,
-) -> tuple[Float[Tensor, "B T C H W"], Float[Tensor, "B K"]]:
+) -> tuple[Float[Tensor, "*frames C H W"], Float[Tensor, "n K"]]:
     """Blends every sample and its label with another of the batch; arguments as in `cutmix`, but frames are floating.
 
     Reference: Zhang et al., "mixup: Beyond Empirical Risk Minimization" (2018).
@@ -155,7 +155,7 @@ def _soft_labels(x: Tensor, y: Tensor, num_classes: int | None) -> Tensor:
         raise FramesError("whole labels need num_classes")
     if y.ndim != 1 or (len(y) and not 0 <= int(y.min()) <= int(y.max()) < num_classes):
         raise FramesError(f"labels must be [B] and lie between 0 and {num_classes - 1}")
-    return F.one_hot(y.long(), num_classes).float()
+    return one_hot(y.long(), num_classes).float()
 
 
 def _partners(batch: int, alpha: float | int, rng: np.random.Generator) -> tuple[float, Tensor]:

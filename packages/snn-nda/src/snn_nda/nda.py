@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from snn_nda import policies
 from snn_nda.functional import check_frames, numpy_generator
 from snn_nda.params import Params
-from snn_nda.policies import Policy
+from snn_nda.policies import Policy, adapted
 from snn_nda.sampling import transform
 
 
@@ -57,15 +56,9 @@ class NDA(nn.Module):
             PolicyError: a value outside its range, or an unknown name.
         """
         super().__init__()
-        given = {
-            "magnitude": magnitude,
-            "num_ops": num_ops,
-            "ops": None if ops is None else tuple(ops),
-            "flip": None if flip is None else float(flip),
-            "interpolation": interpolation,
-        }
-        chosen = preset if isinstance(preset, Policy) else policies.policy(preset, data)
-        self.policy = replace(chosen, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        self.policy = adapted(
+            preset, data, magnitude=magnitude, num_ops=num_ops, ops=ops, flip=flip, interpolation=interpolation
+        )
         self.generator = generator
 
     def forward(self, x: Shaped[Tensor, "*frames C H W"]) -> Shaped[Tensor, "*frames C H W"]:
@@ -111,3 +104,23 @@ class NDA(nn.Module):
         listed = [params] if isinstance(params, Params) else list(params)
         frames = x if check_frames(x).ndim == 5 else x[None]
         return transform(frames, listed, self.policy.interpolation).view(x.shape)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """`transform` of a `core_utils.training.Loader`: items (frames [T, C, H, W], label), moved by their own generator.
+
+    Attributes:
+        policy: what is drawn, and how.
+        label_map: what a label becomes when its sample is mirrored; labels that are not named stay.
+    """
+
+    policy: Policy
+    label_map: Mapping[int, int] = field(default_factory=dict)
+
+    def __call__(self, item: tuple[Any, Any], rng: np.random.Generator) -> tuple[Tensor, Any]:
+        """The moved item; what it becomes depends on `rng` alone."""
+        frames, label = torch.as_tensor(item[0]), item[1]
+        params = self.policy.draw(rng, tuple(frames.shape[-2:]))
+        label = self.label_map.get(int(label), label) if params.flipped else label
+        return transform(frames[None], [params], self.policy.interpolation)[0], label

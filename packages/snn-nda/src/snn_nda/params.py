@@ -142,6 +142,14 @@ class Params:
         return cls(tuple(_operation(index, dict(each)) for index, each in enumerate(data)))
 
 
+def inverse_matrix(operation: Rotate | ShearX) -> tuple[float, float, float, float]:
+    """From a place in the result to its place before a rotation or shear, both (y, x) from the centre, row by row."""
+    if isinstance(operation, Rotate):
+        angle = math.radians(operation.degrees)
+        return math.cos(angle), math.sin(angle), -math.sin(angle), math.cos(angle)
+    return 1.0, 0.0, math.tan(math.radians(operation.degrees)), 1.0
+
+
 def nearest_name(name: str, names: Iterable[str]) -> str:
     """The known name that is most like an unknown one, for messages."""
     return difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)[0]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -93,7 +93,7 @@ class Policy:
             if getattr(self, name) not in choices:
                 raise PolicyError(f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r}")
 
-    def limit(self, name: str) -> float:
+    def limit(self, name: str) -> float | int:
         """The range of an operation: the one given, or that of the level."""
         given = getattr(self, name)
         return LEVELS[name][self.magnitude] if given is None else given
@@ -171,8 +171,22 @@ def policy(name: str, data: str | None = None) -> Policy:
     )
 
 
+def adapted(preset: str | Policy, data: str | None = None, **changes: Any) -> Policy:
+    """A policy, given or by its name, with some of its fields changed; None changes nothing.
+
+    Raises:
+        UserError: as `policy`.
+    """
+    given = {name: value for name, value in changes.items() if value is not None}
+    if "ops" in given:
+        given["ops"] = tuple(given["ops"])
+    if "flip" in given:
+        given["flip"] = float(given["flip"])
+    return replace(preset if isinstance(preset, Policy) else policy(preset, data), **given)
+
+
 def _code(data: str | None) -> Policy:
-    if data not in CODE_MAGNITUDES:
+    if data is None or data not in CODE_MAGNITUDES:
         raise PolicyError(
             f"the preset code is not defined for the data set {data}", f"there is {' and '.join(CODE_MAGNITUDES)}"
         )

@@ -6,7 +6,6 @@ sample, however many, end in one grid [B, H, W, 2] that its time steps and polar
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,10 +13,10 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import affine_grid, grid_sample
 
 from snn_nda.errors import FramesError
-from snn_nda.params import Cutout, HFlip, Operation, Params, Roll, Rotate, ShearX
+from snn_nda.params import Cutout, HFlip, Operation, Params, Roll, Rotate, ShearX, inverse_matrix
 
 _ORDER: dict[type[Operation], int] = {HFlip: 0, Roll: 1, Rotate: 2, ShearX: 2, Cutout: 3}
 """Operations that follow one another in this order make one step together."""
@@ -27,16 +26,6 @@ _SAMPLED = (torch.float32, torch.float64)
 
 OUTSIDE = -4.0
 """A place that no frame reaches: they end at -1 and 1."""
-
-
-def inverse_matrix(operation: Operation) -> tuple[float, float, float, float]:
-    """From a place in the result to its place before a rotation or shear, both (y, x) from the centre, row by row."""
-    if isinstance(operation, Rotate):
-        angle = math.radians(operation.degrees)
-        return math.cos(angle), math.sin(angle), -math.sin(angle), math.cos(angle)
-    if isinstance(operation, ShearX):
-        return 1.0, 0.0, math.tan(math.radians(operation.degrees)), 1.0
-    return 1.0, 0.0, 0.0, 1.0
 
 
 def transform(
@@ -170,12 +159,13 @@ def _pick(
 ) -> Shaped[Tensor, "B T C H W"]:
     batch, time_steps, channels, height, width = x.shape
     if x.dtype in _SAMPLED:
-        grid = torch.stack([(2 * column + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+        grid = x.new_empty(batch, height, width, 2)
+        grid[..., 0] = (2 * column + 1) / width - 1
+        grid[..., 1] = (2 * y + 1) / height - 1
         if lost is not None:
-            grid = grid.masked_fill(lost[..., None], OUTSIDE)
+            grid.masked_fill_(lost[..., None], OUTSIDE)
         frames = x.reshape(batch, time_steps * channels, height, width)
-        grid = grid.to(x.dtype).expand(batch, -1, -1, -1)
-        return F.grid_sample(frames, grid, mode="nearest", align_corners=False).view(x.shape)
+        return grid_sample(frames, grid, mode="nearest", align_corners=False).view(x.shape)
     nowhere = _or(lost, _outside(y, column, height, width))
     places = (y * width + column).masked_fill(nowhere, 0).long().expand(batch, height, width)
     frames = x.reshape(batch, time_steps * channels, height * width)
@@ -197,8 +187,8 @@ def _bilinear_step(x: Shaped[Tensor, "B T C H W"], step: _Step) -> Shaped[Tensor
         # affine_grid takes (x, y), each from -1 to 1, so that the terms between the axes scale with their ratio.
         theta = torch.stack([xx, xy * height / width, none, yx * width / height, yy, none], dim=-1).view(-1, 2, 3)
         frames = x[moved].flatten(1, 2)
-        grid = F.affine_grid(theta, [len(moved), 1, height, width], align_corners=False).to(x.dtype)
-        turned = F.grid_sample(frames, grid, mode="bilinear", align_corners=False).view(x[moved].shape)
+        grid = affine_grid(theta, [len(moved), 1, height, width], align_corners=False).to(x.dtype)
+        turned = grid_sample(frames, grid, mode="bilinear", align_corners=False).view(x[moved].shape)
         x = x.index_copy(0, torch.tensor(moved, device=x.device), turned)
     return _pick(x, *_sources([_Step(hole=step.hole)], x)) if step.hole else x
 
