@@ -13,7 +13,7 @@ NO_FLIP = policy("code", "cifar10-dvs")
 
 @pytest.mark.parametrize("name", ["n-mnist", "digits"])
 def test_a_mirrored_digit_is_refused_but_not_without_a_mirror(name):
-    with pytest.raises(FlipError, match="says that not a mirrored sample keeps its label.*set flip to 0"):
+    with pytest.raises(FlipError, match=r"says that not a mirrored sample keeps its label.*set flip to 0"):
         checked_label_map(PAPER, FACTS[name])
     assert checked_label_map(NO_FLIP, FACTS[name]) == {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal
 
 from snn_nda.errors import FlipError, PolicyError
 from snn_nda.params import nearest_name
@@ -43,17 +43,6 @@ FACTS: Mapping[str, DataFacts] = {
 """The data sets by name; widths and heights of N-Caltech101 and N-Cars are those of the largest recordings."""
 
 
-@runtime_checkable
-class Labelled(Protocol):
-    """A data set that knows whether mirroring keeps its labels; each one of this package does."""
-
-    @property
-    def label_safe_flip(self) -> bool: ...
-
-    @property
-    def label_map(self) -> Mapping[int, int]: ...
-
-
 def facts(name: str) -> DataFacts:
     """The facts about a data set.
 
@@ -68,7 +57,7 @@ def facts(name: str) -> DataFacts:
 
 
 def checked_label_map(
-    policy: Policy, dataset: Labelled | Any, unsafe: Literal["error", "warn"] = "error"
+    policy: Policy, dataset: object, unsafe: Literal["error", "warn"] = "error"
 ) -> Mapping[int, int]:
     """What labels become when a sample is mirrored, if the policy may mirror this data set.
 

@@ -121,6 +121,7 @@ class Augment:
     def __call__(self, item: tuple[Any, Any], rng: np.random.Generator) -> tuple[Tensor, Any]:
         """The moved item; what it becomes depends on `rng` alone."""
         frames, label = torch.as_tensor(item[0]), item[1]
-        params = self.policy.draw(rng, tuple(frames.shape[-2:]))
+        height, width = frames.shape[-2:]
+        params = self.policy.draw(rng, (height, width))
         label = self.label_map.get(int(label), label) if params.flipped else label
         return transform(frames[None], [params], self.policy.interpolation)[0], label
