@@ -10,7 +10,7 @@ Nothing is ever selected on `test`; `validation` is held out from the training p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ def event_data(
     validation: float | int = 0.1,
     seed: int = 0,
     sort: bool = False,
+    sensor_size: tuple[int, int] | None = None,
+    label_safe_flip: bool | None = None,
     cache: Path | None = None,
     workers: int = 1,
     cluster: str | None = None,
@@ -69,12 +71,15 @@ def event_data(
     """Recordings in a folder, with their published parts, or 9 to 1 in every class by the numbers in their names.
 
     Args:
-        name: of the data set in `snn_nda.labels.FACTS`; see there for its sensor and whether mirroring keeps labels.
+        name: of the data set in `snn_nda.labels.FACTS`, which then says the sensor and whether mirroring keeps labels;
+            None for any other.
         folder: where it lies, extracted.
         options: how events become frames.
         validation: share of every class's training part that is held out; 0 holds out nothing.
         seed: decides which.
         sort: accept recordings whose times decrease, by sorting their events.
+        sensor_size: (width, height), pixels, of an unnamed data set.
+        label_safe_flip: mirrored recordings of an unnamed data set keep their labels.
         cache: folder for the frames; by default `.frames` in `folder`.
         workers: processes that make the frames.
         cluster: a Dask scheduler's address instead.
@@ -83,7 +88,7 @@ def event_data(
     Raises:
         UserError: a folder, recording or option that cannot be used; names it.
     """
-    parts = published_parts(folder, name, sort=sort)
+    parts = recording_parts(name, folder, sort=sort, sensor_size=sensor_size, label_safe_flip=label_safe_flip)
     files = prepared(parts, folder, options, cache=cache, workers=workers, cluster=cluster, progress=progress)
     train, test = parts
     kept, held = _held_out(train, validation, np.random.default_rng(seed))
@@ -100,10 +105,19 @@ def event_data(
     )
 
 
-def prepare(name: str | None, folder: str | Path, options: FrameOptions | None = None, **more: Any) -> list[Path]:
-    """Makes the frames that `event_data` reads, with the same arguments, and returns the files of both parts."""
-    sort = more.pop("sort", False)
-    return prepared(published_parts(folder, name, sort=sort), folder, options, **more)
+def recording_parts(
+    name: str | None,
+    folder: str | Path,
+    *,
+    sort: bool = False,
+    sensor_size: tuple[int, int] | None = None,
+    label_safe_flip: bool | None = None,
+) -> tuple[Recordings, Recordings]:
+    """The recordings of training and test part; arguments as in `event_data`."""
+    train, test = published_parts(folder, name, sort=sort)
+    if name is not None:
+        return train, test
+    return tuple(replace(part, sensor_size=sensor_size, label_safe_flip=label_safe_flip) for part in (train, test))
 
 
 def prepared(
