@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from recordings import aedat2_bytes, aedat31_bytes, bin_bytes, dat_bytes, recording, write
 
 from core_utils.errors import UserError
-from recordings import aedat2_bytes, aedat31_bytes, bin_bytes, dat_bytes, recording, write
 from snn_nda.folders import GESTURES, FolderEvents, published_parts
 
 

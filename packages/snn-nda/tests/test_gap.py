@@ -53,7 +53,13 @@ def test_one_epoch_says_nothing_of_steadiness():
 
 
 def figures(test, gap, instability=0.01):
-    return {"train_accuracy": test + gap, "test_accuracy": test, "gap": gap, "loss_gap": gap, "instability": instability}
+    return {
+        "train_accuracy": test + gap,
+        "test_accuracy": test,
+        "gap": gap,
+        "loss_gap": gap,
+        "instability": instability,
+    }
 
 
 def test_arms_are_compared_seed_by_seed():

@@ -123,7 +123,7 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path):
 
 
 def test_the_released_codes_rate_stays_within_an_epoch():
-    model, history = trained(replace(CONFIG, falls="epoch"))
+    _, history = trained(replace(CONFIG, falls="epoch"))
     assert [record["learning_rate"] for record in history.records] == pytest.approx(
         [2e-3 * cosine(epoch / 4) for epoch in range(4)]
     )

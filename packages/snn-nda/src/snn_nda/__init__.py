@@ -8,21 +8,88 @@ from typing import TYPE_CHECKING, Any
 import core_utils
 
 if TYPE_CHECKING:
+    from snn_nda.augment import Geometric, Mixed, Photometric
+    from snn_nda.datasets import DataSets, event_data
     from snn_nda.gap import compare_arms, gap_report, gap_summary
     from snn_nda.miniature import posed_miniature
     from snn_nda.nda import NDA
     from snn_nda.networks import resnet19, tiny_vgg, vgg11, vgg13, vgg16
+    from snn_nda.params import Params
+    from snn_nda.policies import Policy, policy
+    from snn_nda.simsiam import PretrainConfig, SimSiam, linear_probe, pretrain
     from snn_nda.training import TrainConfig, evaluate, train
 
 if core_utils.CONTRACT != 1:
     raise ImportError("snn-nda needs core-utils with contract 1")
 
+__all__ = [
+    "NDA",
+    "DataSets",
+    "Geometric",
+    "Mixed",
+    "Params",
+    "Photometric",
+    "Policy",
+    "PretrainConfig",
+    "SimSiam",
+    "TrainConfig",
+    "compare_arms",
+    "evaluate",
+    "event_data",
+    "gap_report",
+    "gap_summary",
+    "linear_probe",
+    "policy",
+    "posed_miniature",
+    "pretrain",
+    "resnet19",
+    "tiny_vgg",
+    "train",
+    "vgg11",
+    "vgg13",
+    "vgg16",
+]
+
 _HOMES = {
-    "gap": ("compare_arms", "gap_report", "gap_summary"),
+    "augment": (
+        "Geometric",
+        "Mixed",
+        "Photometric",
+    ),
+    "datasets": (
+        "DataSets",
+        "event_data",
+    ),
+    "gap": (
+        "compare_arms",
+        "gap_report",
+        "gap_summary",
+    ),
     "miniature": ("posed_miniature",),
     "nda": ("NDA",),
-    "networks": ("resnet19", "tiny_vgg", "vgg11", "vgg13", "vgg16"),
-    "training": ("TrainConfig", "evaluate", "train"),
+    "networks": (
+        "resnet19",
+        "tiny_vgg",
+        "vgg11",
+        "vgg13",
+        "vgg16",
+    ),
+    "params": ("Params",),
+    "policies": (
+        "Policy",
+        "policy",
+    ),
+    "simsiam": (
+        "PretrainConfig",
+        "SimSiam",
+        "linear_probe",
+        "pretrain",
+    ),
+    "training": (
+        "TrainConfig",
+        "evaluate",
+        "train",
+    ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -35,4 +102,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(_HOME)
+    return __all__

@@ -37,7 +37,6 @@ class Draw:
         """A generator for each recording, the one that `Loader` gives to its `transform`."""
         return [np.random.default_rng([self.seed, self.epoch, index]) for index in self.indices]
 
-
     def batch_generator(self) -> torch.Generator:
         """A generator for what is drawn once for the batch."""
         number = np.random.default_rng([self.seed, self.epoch, *self.indices]).integers(2**63)

@@ -46,11 +46,14 @@ def _compared(trial: Trial, arms: tuple[str, ...], epochs: int) -> dict[str, flo
 
     split = posed_miniature(trial.seed, data=trial.data)
     reports = {arm: _trained(trial, arm, split, epochs) for arm in arms}
-    picture = gap_figure({arm: [report] for arm, report in reports.items()}, f"Seen and unseen data (seed {trial.seed})")
+    picture = gap_figure(
+        {arm: [report] for arm, report in reports.items()}, f"Seen and unseen data (seed {trial.seed})"
+    )
     write_atomically(trial.workdir / "figures" / "gap.svg", picture)
 
     summaries = {arm: gap_summary(report) for arm, report in reports.items()}
-    none, figures = summaries["none"], {}
+    none = summaries["none"]
+    figures: dict[str, float] = {}
     for arm in arms[1:]:
         this, prefix = summaries[arm], "" if arm == "nda" else f"{arm}_"
         figures |= {

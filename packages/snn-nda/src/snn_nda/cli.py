@@ -112,9 +112,7 @@ def _train(run: Run, config: JobConfig, command: Train) -> None:
 
     data = load_data(config, command.data, workers=command.workers, progress=not command.quiet)
     start = None if command.start is None else encoder_starter(command.start)
-    model, history = fit_job(
-        config, data, run=run, device=command.device, progress=not command.quiet, start=start
-    )
+    model, history = fit_job(config, data, run=run, device=command.device, progress=not command.quiet, start=start)
     report = gap_report(history, unseen=unseen(data))
     test = evaluate(model, evaluation_loader(config, data.test))
     title = f"Seen and unseen data ({config.network}, {config.policy}, seed {config.seed})"

@@ -130,7 +130,8 @@ class Simulate(cli.Command):
         if (self.out / "train").exists() or (self.out / "test").exists():
             raise UserError(f"--out {self.out} holds recordings already", "name a new folder")
         events = {}
-        for part, count in (("train", self.train), ("test", self.test)):
+        parts: tuple[tuple[Literal["train", "test"], int], ...] = (("train", self.train), ("test", self.test))
+        for part, count in parts:
             dataset = SyntheticEventDataset(
                 self.source, count, self.time_steps, self.size, self.seed, part=part, output="events"
             )
@@ -145,7 +146,7 @@ class Simulate(cli.Command):
 class Info(cli.Command):
     """Say what recordings hold: events, duration, rate, extent, polarities."""
 
-    files: cli.tyro.conf.Positional[tuple[Path, ...]]  # recordings, of any format that is read
+    files: tuple[Path, ...]  # recordings, of any format that is read
     sort: bool = False  # accept times that decrease
 
     def __call__(self) -> None:

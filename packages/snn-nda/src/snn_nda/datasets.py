@@ -117,7 +117,8 @@ def recording_parts(
     train, test = published_parts(folder, name, sort=sort)
     if name is not None:
         return train, test
-    return tuple(replace(part, sensor_size=sensor_size, label_safe_flip=label_safe_flip) for part in (train, test))
+    facts: dict[str, Any] = {"sensor_size": sensor_size, "label_safe_flip": label_safe_flip}
+    return replace(train, **facts), replace(test, **facts)
 
 
 def prepared(

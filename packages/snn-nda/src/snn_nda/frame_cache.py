@@ -213,7 +213,9 @@ def _one(frames: EventFrames, index: int, path: Path, options: FrameOptions) -> 
         named = "" if str(path) in error.message else f"{path}: "
         raise DataError(named + error.message, error.hint) from None
     if counts.max(initial=0) > np.iinfo(np.uint16).max:
-        raise DataError(f"{path} has {counts.max():g} events in one pixel and step", "it is damaged, or take more steps")
+        raise DataError(
+            f"{path} has {counts.max():g} events in one pixel and step", "it is damaged, or take more steps"
+        )
     return counts.astype(options.dtype)
 
 

@@ -118,10 +118,10 @@ def load_data(config: JobConfig, folder: Path | None, *, workers: int = 1, progr
         raise UserError(f"dataset {config.dataset} needs its folder", "add --data DIR")
     more: dict[str, Any] = {"seed": config.seed, "sort": config.sort, "cache": config.cache, "workers": workers}
     known = None if config.dataset == "other" else config.dataset
-    facts = {"sensor_size": config.sensor, "label_safe_flip": config.label_safe_flip} if known is None else {}
-    return event_data(
-        known, folder, config.frames, validation=config.validation, progress=progress, **more, **facts
+    facts: dict[str, Any] = (
+        {"sensor_size": config.sensor, "label_safe_flip": config.label_safe_flip} if known is None else {}
     )
+    return event_data(known, folder, config.frames, validation=config.validation, progress=progress, **more, **facts)
 
 
 def make_network(config: JobConfig, data: DataSets) -> nn.Module:
@@ -200,4 +200,6 @@ def held_out(data: DataSets) -> Any:
 
 def evaluation_loader(config: JobConfig, dataset: Any) -> Loader:
     """Batches in order."""
-    return Loader(dataset, 50 if config.dataset == "miniature" else config.batch_size, shuffle=False, workers=config.workers)
+    return Loader(
+        dataset, 50 if config.dataset == "miniature" else config.batch_size, shuffle=False, workers=config.workers
+    )

@@ -50,7 +50,9 @@ def collapse_figure(records: Sequence[Mapping[str, Any]], dimensions: int, title
     """
     figure, axes = _figure()
     colour, marker = STYLES[0]
-    axes.plot([1 + each["epoch"] for each in records], [each["spread"] for each in records], color=colour, marker=marker)
+    axes.plot(
+        [1 + each["epoch"] for each in records], [each["spread"] for each in records], color=colour, marker=marker
+    )
     axes.axhline(dimensions**-0.5, color="black", linestyle="--", label="spread in all directions, $1/\\sqrt{d}$")
     axes.axhline(0.1 * dimensions**-0.5, color="black", linestyle=":", label="collapse")
     axes.set(xlabel="epoch", ylabel="standard deviation of a channel", title=title, ylim=(0, None))

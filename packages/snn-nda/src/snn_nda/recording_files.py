@@ -24,7 +24,9 @@ def write_dat(path: Path, events: np.ndarray, sensor_size: tuple[int, int]) -> N
     """
     for name, most in (("t", 2**32 - 1), ("x", 2**14 - 1), ("y", 2**14 - 1)):
         if len(events) and not 0 <= events[name].min() <= events[name].max() <= most:
-            raise UserError(f"{name} of a .dat file must lie in 0..{most}, got {events[name].min()} to {events[name].max()}")
+            raise UserError(
+                f"{name} of a .dat file must lie in 0..{most}, got {events[name].min()} to {events[name].max()}"
+            )
     width, height = sensor_size
     header = f"% Data file containing CD events.\n% Version 2\n% Width {width}\n% Height {height}\n".encode()
     records = np.empty(len(events), [("time", "<u4"), ("address", "<u4")])
