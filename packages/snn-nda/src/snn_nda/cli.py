@@ -14,7 +14,7 @@ from core_utils.runs import Run
 from snn_nda.cli_recordings import Info, Prepare, Preview, Simulate
 
 if TYPE_CHECKING:
-    from snn_nda.job import JobConfig
+    from snn_nda.job import JobConfig, PretrainJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +102,74 @@ class Gap(cli.Command):
         self.show(rows, lambda: _gap_table(rows, self.baseline))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(cli.RunCommand, cli.Configured):
+    """Pre-train an encoder without labels (SimSiam); `probe` measures it, `train --start` goes on with it."""
+
+    data: Path | None = None  # folder of the data set; the miniature is embedded
+    dataset: str | None = None  # as of `train`
+    network: str | None = None  # whose encoder; as of `train`
+    policy: str | None = None  # makes the two views; nda unless configured
+    time_steps: int | None = None  # 5 unless configured
+    size: int | None = None  # height and width of the frames, pixels; 24 unless configured
+    epochs: int | None = None  # passes over the recordings; 100 unless configured
+    seed: int | None = None  # decides data, initial weights, order and views; 0 unless configured
+    workers: int = 1  # processes that make a frame cache
+    device: str = "cpu"  # cpu, cuda, cuda:1, mps or auto
+    out: Path = Path("runs/pretrain")  # the run's folder
+
+    def __call__(self) -> None:
+        """Pre-trains, or goes on, or shows what a finished run holds."""
+        from snn_nda.job import PretrainJob
+
+        names = ("dataset", "network", "policy", "time_steps", "size", "epochs", "seed")
+        config = self.settings(PretrainJob, **{name: getattr(self, name) for name in names})
+        with self.open_run({"config": config, "data": self.data}) as run:
+            if not run.finished:
+                _pretrain(run, config, self)
+            self.show(run.result())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(cli.Command):
+    """Fit a linear classifier on the frozen features of a pre-trained encoder and, for comparison, of a new one."""
+
+    run: Path  # folder of a finished `pretrain`
+    data: Path | None = None  # folder of the data set; the miniature is embedded
+    device: str = "cpu"  # cpu, cuda, cuda:1, mps or auto
+
+    def __call__(self) -> None:
+        """Prints the accuracies; writes nothing."""
+        from core_utils.training import resolve_device
+        from snn_nda.job import evaluation_loader, load_data, make_network
+        from snn_nda.simsiam import linear_probe
+        from snn_nda.trained import encoder_starter, read_pretraining
+
+        device = resolve_device(self.device)
+        config = read_pretraining(self.run)
+        start = encoder_starter(self.run, config)
+        data = load_data(config, self.data, progress=not self.quiet)
+        model = make_network(config, data).to(device)
+        loaders = [evaluation_loader(config, part) for part in (data.train, data.test)]
+        result = {"new": linear_probe(model.blocks, *loaders)}  # type: ignore[arg-type]
+        start(model)
+        result["pretrained"] = linear_probe(model.blocks, *loaders)  # type: ignore[arg-type]
+        self.show(result, lambda: _probe_table(result))
+
+
+def _pretrain(run: Run, config: PretrainJob, command: Pretrain) -> None:
+    """Pre-trains, and leaves the encoder, a picture of the monitor and the result in the folder."""
+    from snn_nda.job import load_data, pretrain_job
+    from snn_nda.plots import collapse_figure
+    from snn_nda.trained import ENCODER, save_weights
+
+    data = load_data(config, command.data, workers=command.workers, progress=not command.quiet)
+    encoder, history = pretrain_job(config, data, run=run, device=command.device, progress=not command.quiet)
+    run.write(ENCODER, save_weights(encoder))
+    run.write("figures/spread.svg", collapse_figure(history.records, config.dim, "Do the projections collapse?"))
+    run.finish({name: history.last[name] for name in ("epoch", "loss", "spread", "healthy_spread")})
+
+
 def _train(run: Run, config: JobConfig, command: Train) -> None:
     """Trains, evaluates on the test data once, and leaves weights, split, report, picture and result in the folder."""
     from snn_nda.gap import gap_report, gap_summary
@@ -111,7 +179,7 @@ def _train(run: Run, config: JobConfig, command: Train) -> None:
     from snn_nda.training import evaluate
 
     data = load_data(config, command.data, workers=command.workers, progress=not command.quiet)
-    start = None if command.start is None else encoder_starter(command.start)
+    start = None if command.start is None else encoder_starter(command.start, config)
     model, history = fit_job(config, data, run=run, device=command.device, progress=not command.quiet, start=start)
     report = gap_report(history, unseen=unseen(data))
     test = evaluate(model, evaluation_loader(config, data.test))
@@ -160,6 +228,15 @@ def _gap_table(rows: list[dict[str, Any]], baseline: str) -> Any:
     return table
 
 
+def _probe_table(result: Mapping[str, Mapping[str, float]]) -> Any:
+    from rich.table import Table
+
+    table = Table("encoder", "training accuracy", "test accuracy")
+    for name, each in result.items():
+        table.add_row(name, _percent(each["train_accuracy"]), _percent(each["test_accuracy"]))
+    return table
+
+
 def _percent(value: float | None) -> str:
     return "" if value is None or value != value else f"{100 * value:.1f} %"
 
@@ -175,6 +252,8 @@ def main() -> int:
         "preview": Preview,
         "train": Train,
         "gap": Gap,
+        "pretrain": Pretrain,
+        "probe": Probe,
         "simulate": Simulate,
         "info": Info,
     }

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import tyro
+
 from core_utils import cli
 from core_utils.errors import UserError
 
@@ -146,7 +148,7 @@ class Simulate(cli.Command):
 class Info(cli.Command):
     """Say what recordings hold: events, duration, rate, extent, polarities."""
 
-    files: tuple[Path, ...]  # recordings, of any format that is read
+    files: tyro.conf.Positional[tuple[Path, ...]]  # recordings, of any format that is read
     sort: bool = False  # accept times that decrease
 
     def __call__(self) -> None:

@@ -18,8 +18,10 @@ from snn_nda.augment import Augment, Geometric, Mixed, Photometric
 from snn_nda.datasets import DataSets, event_data, miniature_data
 from snn_nda.frame_cache import FrameOptions
 from snn_nda.labels import checked_label_map
+from snn_nda.miniature import SIZE
 from snn_nda.nda import NDA
 from snn_nda.policies import policy
+from snn_nda.simsiam import PretrainConfig, SimSiam, pretrain
 from snn_nda.training import TrainConfig, train
 
 Network = Literal["tiny_vgg", "vgg11", "vgg13", "vgg16", "resnet19"]
@@ -30,14 +32,13 @@ PHOTOMETRIC = "photometric"
 
 
 @dataclass(frozen=True)
-class JobConfig(TrainConfig):
-    """What `snn-nda train` is asked to do; the defaults are the miniature's.
+class DataConfig:
+    """What a network is trained on; the defaults are the miniature's.
 
     Attributes:
         network: by name.
         dataset: by name; all but the miniature need a folder. "other" is any folder of class folders of recordings.
         policy: "none", "nda" (also "paper"), "code", "M1N2" and the like, a TOML file, or "photometric".
-        mix: "cutmix" or "mixup" after the policy; labels become shares.
         train_per_class: training recordings of each class of the miniature.
         validation: part of the training data that is held out and watched instead of the test data.
         time_steps: T.
@@ -46,6 +47,7 @@ class JobConfig(TrainConfig):
         method: how frames are made smaller: "nearest" as in the paper, which loses most events, "sum" or "area".
         sensor: width and height of the sensor of an "other" data set, pixels.
         label_safe_flip: mirrored recordings of an "other" data set keep their labels.
+        seed: decides which recordings are held out, and what the miniature holds.
         workers: loading processes.
         sort: accept recordings whose times decrease, by sorting their events.
         cache: folder of the frame caches; by default `.frames` among the recordings.
@@ -54,7 +56,6 @@ class JobConfig(TrainConfig):
     network: Network = "tiny_vgg"
     dataset: DataName = "miniature"
     policy: str = "nda"
-    mix: Literal["none", "cutmix", "mixup"] = "none"
     train_per_class: int = 20
     validation: float = 0.0
     time_steps: int = 5
@@ -63,12 +64,12 @@ class JobConfig(TrainConfig):
     method: Literal["nearest", "area", "sum"] = "sum"
     sensor: tuple[int, int] | None = None
     label_safe_flip: bool | None = None
+    seed: int = 0
     workers: int = 0
     sort: bool = False
     cache: Path | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name in ("train_per_class", "time_steps", "size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -78,8 +79,8 @@ class JobConfig(TrainConfig):
             raise UserError(f"workers must not be negative, got {self.workers}")
         if self.dataset == "miniature" and self.validation:
             raise UserError("validation must be 0: the miniature holds nothing out")
-        if self.dataset == "miniature" and self.size != 24:
-            raise UserError(f"size must be 24 with the miniature, got {self.size}")
+        if self.dataset == "miniature" and self.size != SIZE:
+            raise UserError(f"size must be {SIZE} with the miniature, got {self.size}")
         if self.dataset == "other" and self.sensor is None:
             raise UserError("sensor must be given with dataset other", "as sensor=[width, height]")
         if self.dataset != "other" and (self.sensor is not None or self.label_safe_flip is not None):
@@ -93,12 +94,38 @@ class JobConfig(TrainConfig):
         return FrameOptions(time_steps=self.time_steps, size=self.size, by=self.by, method=self.method)
 
 
+@dataclass(frozen=True)
+class JobConfig(DataConfig, TrainConfig):
+    """What `snn-nda train` is asked to do: data and training.
+
+    Attributes:
+        mix: "cutmix" or "mixup" after the policy; labels become shares.
+    """
+
+    mix: Literal["none", "cutmix", "mixup"] = "none"
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        DataConfig.__post_init__(self)
+
+
+@dataclass(frozen=True)
+class PretrainJob(DataConfig, PretrainConfig):
+    """What `snn-nda pretrain` is asked to do: data, whose labels are not looked at, and pre-training."""
+
+    def __post_init__(self) -> None:
+        PretrainConfig.__post_init__(self)
+        DataConfig.__post_init__(self)
+        if self.policy == "none":
+            raise UserError("policy must not be none: two equal views teach nothing")
+
+
 def preset_file(name: Preset) -> Path:
     """The TOML file of one of the paper's configurations, for a GPU."""
     return Path(str(resources.files("snn_nda").joinpath("presets", f"{name}.toml")))
 
 
-def load_data(config: JobConfig, folder: Path | None, *, workers: int = 1, progress: bool = False) -> DataSets:
+def load_data(config: DataConfig, folder: Path | None, *, workers: int = 1, progress: bool = False) -> DataSets:
     """The data of a configuration.
 
     Args:
@@ -124,7 +151,7 @@ def load_data(config: JobConfig, folder: Path | None, *, workers: int = 1, progr
     return event_data(known, folder, config.frames, validation=config.validation, progress=progress, **more, **facts)
 
 
-def make_network(config: JobConfig, data: DataSets) -> nn.Module:
+def make_network(config: DataConfig, data: DataSets) -> nn.Module:
     """The network of a configuration, for the classes and size of its data."""
     seed_everything(config.seed)
     make: Callable[..., nn.Module] = getattr(networks, config.network)
@@ -132,7 +159,7 @@ def make_network(config: JobConfig, data: DataSets) -> nn.Module:
     return make(2, data.num_classes, **sized)
 
 
-def make_augment(config: JobConfig, data: DataSets) -> Augment | None:
+def make_augment(config: DataConfig, data: DataSets) -> Augment | None:
     """What a configuration does to its training data.
 
     Raises:
@@ -143,8 +170,11 @@ def make_augment(config: JobConfig, data: DataSets) -> Augment | None:
         first = Photometric()
     elif config.policy != "none":
         nda = NDA(config.policy, data=config.dataset)
-        first = Geometric(nda, checked_label_map(nda.policy, data))
-    return first if config.mix == "none" else Mixed(config.mix, data.num_classes, first)
+        # Without labels, as in pre-training, a mirrored recording is as good as another.
+        safe = isinstance(config, PretrainConfig)
+        first = Geometric(nda, {} if safe else checked_label_map(nda.policy, data))
+    mix = config.mix if isinstance(config, JobConfig) else "none"
+    return first if mix == "none" else Mixed(mix, data.num_classes, first)
 
 
 def fit_job(
@@ -188,6 +218,25 @@ def fit_job(
     return model, history
 
 
+def pretrain_job(
+    config: PretrainJob,
+    data: DataSets,
+    *,
+    run: Run,
+    state: Mapping[str, Stateful] | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> tuple[nn.Module, History]:
+    """Pre-trains the encoder of a configuration on its training data; goes on where the run stopped."""
+    resolve_device(device)
+    encoder = make_network(config, data).blocks
+    model = SimSiam(encoder, config.dim, config.pred_dim, size=data.size)  # type: ignore[arg-type]
+    augment = make_augment(config, data)
+    loader = Loader(data.train, config.batch_size, seed=config.seed, workers=config.workers)
+    more: dict[str, Any] = {"run": run, "state": state, "device": device, "progress": progress}
+    return model.encoder, pretrain(model, loader, config, augment=augment, **more)  # type: ignore[arg-type]
+
+
 def unseen(data: DataSets) -> Literal["validation", "test"]:
     """Which part is measured after every epoch beside the training part."""
     return "test" if data.validation is None else "validation"
@@ -198,8 +247,7 @@ def held_out(data: DataSets) -> Any:
     return data.test if data.validation is None else data.validation
 
 
-def evaluation_loader(config: JobConfig, dataset: Any) -> Loader:
-    """Batches in order."""
-    return Loader(
-        dataset, 50 if config.dataset == "miniature" else config.batch_size, shuffle=False, workers=config.workers
-    )
+def evaluation_loader(config: DataConfig, dataset: Any) -> Loader:
+    """Batches in order; the miniature's are so small that a layer's activity stays near the processor."""
+    batch = config.batch_size if isinstance(config, TrainConfig | PretrainConfig) else 50
+    return Loader(dataset, 50 if config.dataset == "miniature" else batch, shuffle=False, workers=config.workers)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -16,7 +16,7 @@ from core_utils.errors import UserError
 from core_utils.runs import Run
 from core_utils.settings import from_tree
 from snn_nda.gap import gap_report
-from snn_nda.job import JobConfig
+from snn_nda.job import DataConfig, JobConfig, PretrainJob
 
 WEIGHTS = "model.safetensors"
 ENCODER = "encoder.safetensors"
@@ -41,9 +41,7 @@ def read_report(folder: Path) -> Report:
     Raises:
         UserError: the folder is no such run, or not finished.
     """
-    asked = _asked(folder)
-    if not (folder / "result.json").is_file():
-        raise UserError(f"{folder} is not finished", f"snn-nda train --out {folder} --resume")
+    asked = _asked(folder, "train")
     config = from_tree(JobConfig, asked["config"], str(folder / "config.json"))
     with Run.open(folder, asked) as run:
         records = [record for record in run.records() if record.get("stage") == "fit"]
@@ -86,13 +84,30 @@ def runs_in(folder: Path) -> list[Path]:
     return seeds if seeds and not (folder / "config.json").is_file() else [folder]
 
 
-def encoder_starter(folder: Path) -> Callable[[nn.Module], None]:
-    """Puts the encoder of a finished `snn-nda pretrain` into a new network, in place."""
+def encoder_starter(folder: Path, config: DataConfig) -> Callable[[nn.Module], None]:
+    """Puts the encoder of a finished `snn-nda pretrain` into a new network, in place.
+
+    Raises:
+        UserError: the folder is no such run, not finished, or of another network.
+    """
+    job = read_pretraining(folder)
+    if job.network != config.network:
+        raise UserError(f"{folder} holds a {job.network}, network is {config.network}")
 
     def start(model: nn.Module) -> None:
         load_weights(model.blocks, folder / ENCODER)  # type: ignore[arg-type]
 
     return start
+
+
+def read_pretraining(folder: Path) -> PretrainJob:
+    """What a finished `snn-nda pretrain` was asked to do.
+
+    Raises:
+        UserError: the folder is no such run, or not finished.
+    """
+    asked = _asked(folder, "pretrain")
+    return from_tree(PretrainJob, asked["config"], str(folder / "config.json"))
 
 
 def save_weights(model: nn.Module) -> bytes:
@@ -117,14 +132,17 @@ def load_weights(model: nn.Module, file: Path) -> None:
     model.load_state_dict(weights)
 
 
-def _asked(folder: Path) -> dict[str, Any]:
+def _asked(folder: Path, verb: Literal["train", "pretrain"]) -> dict[str, Any]:
+    """What a finished run of a verb was asked to do; only pre-training knows dimensions of projections."""
     try:
         asked = json.loads((folder / "config.json").read_bytes())
-        known = isinstance(asked, dict) and {"config", "data"} <= asked.keys() and "policy" in asked["config"]
-    except (OSError, ValueError, TypeError):
+        known = ("dim" in asked["config"]) == (verb == "pretrain") and "policy" in asked["config"]
+    except (OSError, ValueError, TypeError, LookupError):
         known = False
     if not known:
-        raise UserError(f"{folder} is no folder of `snn-nda train`")
+        raise UserError(f"{folder} is no folder of `snn-nda {verb}`")
+    if not (folder / "result.json").is_file():
+        raise UserError(f"{folder} is not finished", f"snn-nda {verb} --out {folder} --resume")
     return asked
 
 
