@@ -142,7 +142,7 @@ class Probe(cli.Command):
         """Prints the accuracies; writes nothing."""
         from core_utils.training import resolve_device
         from snn_nda.job import evaluation_loader, load_data, make_network
-        from snn_nda.simsiam import linear_probe
+        from snn_nda.simsiam import calibrate, linear_probe
         from snn_nda.trained import encoder_starter, read_pretraining
 
         device = resolve_device(self.device)
@@ -151,6 +151,7 @@ class Probe(cli.Command):
         data = load_data(config, self.data, progress=not self.quiet)
         model = make_network(config, data).to(device)
         loaders = [evaluation_loader(config, part) for part in (data.train, data.test)]
+        calibrate(model.blocks, loaders[0])  # type: ignore[arg-type]
         result = {"new": linear_probe(model.blocks, *loaders)}  # type: ignore[arg-type]
         start(model)
         result["pretrained"] = linear_probe(model.blocks, *loaders)  # type: ignore[arg-type]

@@ -238,6 +238,30 @@ def encoded(encoder: nn.Module, loader: Iterable[Any]) -> tuple[Float[Tensor, "n
     return torch.cat(found), torch.cat(labels)
 
 
+@torch.no_grad()
+def calibrate(encoder: nn.Module, loader: Iterable[Any]) -> None:
+    """Sets the running averages of an encoder's batch normalisations to the statistics of some data.
+
+    A new encoder has seen nothing and is nearly silent in evaluation, so that no probe of it would be fair.
+
+    Args:
+        encoder: changed in place, in its running averages alone.
+        loader: batches (frames [B, T, C, H, W], labels [B]); each counts the same.
+    """
+    norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    training, momenta = encoder.training, [norm.momentum for norm in norms]
+    device = next(encoder.parameters()).device
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average
+    encoder.train()
+    for frames, _ in loader:
+        encoder(time_first(frames.to(device)))
+    encoder.train(training)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
 def linear_probe(
     encoder: nn.Module,
     train: Iterable[Any],
