@@ -160,7 +160,7 @@ class Info(cli.Command):
         self.show(found, lambda: _info_table(found))
 
 
-def _info_table(found: dict[str, dict[str, float]]) -> Any:
+def _info_table(found: dict[str, dict[str, float | int]]) -> Any:
     from rich.table import Table
 
     table = Table("recording", "events", "duration (ms)", "events/s", "x", "y", "brighter")

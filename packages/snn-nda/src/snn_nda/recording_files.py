@@ -36,7 +36,7 @@ def write_dat(path: Path, events: np.ndarray, sensor_size: tuple[int, int]) -> N
     write_atomically(path, header + b"\x00\x08" + records.tobytes())
 
 
-def statistics_of(events: np.ndarray) -> dict[str, float]:
+def statistics_of(events: np.ndarray) -> dict[str, float | int]:
     """Number of events, duration (microseconds), rate (1/s), extent in pixels, and share of brighter events.
 
     Args:
