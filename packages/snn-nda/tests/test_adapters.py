@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from recordings import recording
 
 from core_utils.spiking.events import EVENT, events_to_frames
-from recordings import recording
 from snn_nda.adapters import EventFrames, ForeignEvents, as_sample
 from snn_nda.errors import EventsError
 
