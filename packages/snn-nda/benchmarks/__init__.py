@@ -133,7 +133,7 @@ def _ours(policy: Policy, rounds: int = ROUNDS) -> Callable[[], object]:
     from snn_nda.nda import NDA
 
     nda, x = NDA(policy, generator=torch.Generator().manual_seed(0)), frames()
-    return lambda: [nda(x) for _ in range(rounds)][-1]
+    return repeated(lambda: nda(x), rounds)
 
 
 def _one_by_one(move: Callable[[Tensor], Any]) -> Callable[[], object]:
@@ -141,7 +141,18 @@ def _one_by_one(move: Callable[[Tensor], Any]) -> Callable[[], object]:
 
     x = frames()
     random.seed(0)
-    return lambda: [torch.stack([move(sample) for sample in x]) for _ in range(ROUNDS)][-1]
+    return repeated(lambda: torch.stack([move(sample) for sample in x]))
+
+
+def repeated(call: Callable[[], Tensor], rounds: int = ROUNDS) -> Callable[[], object]:
+    """Several calls, of which only the last batch is kept, as in training."""
+
+    def rounds_of_it() -> Tensor:
+        for _ in range(rounds - 1):
+            call()
+        return call()
+
+    return rounds_of_it
 
 
 BENCHMARKS = (

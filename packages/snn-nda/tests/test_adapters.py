@@ -75,7 +75,7 @@ def test_signed_polarities_are_read_when_asked():
     signed = events.copy()
     signed["p"] = 2 * events["p"] - 1
     np.testing.assert_array_equal(as_sample(signed, signed=True), events)
-    with pytest.raises(EventsError, match="polarity -1, not 0 or 1 .signed=True reads"):
+    with pytest.raises(EventsError, match=r"polarity -1, not 0 or 1 .signed=True reads"):
         as_sample(signed)
 
 
