@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from recordings import recording
 
 from core_utils.spiking.events import EVENT, events_to_frames
-from recordings import recording
 from snn_nda.adapters import EventFrames, ForeignEvents, as_sample
 from snn_nda.errors import EventsError
 
@@ -75,7 +75,7 @@ def test_signed_polarities_are_read_when_asked():
     signed = events.copy()
     signed["p"] = 2 * events["p"] - 1
     np.testing.assert_array_equal(as_sample(signed, signed=True), events)
-    with pytest.raises(EventsError, match="polarity -1, not 0 or 1 .signed=True reads"):
+    with pytest.raises(EventsError, match=r"polarity -1, not 0 or 1 .signed=True reads"):
         as_sample(signed)
 
 

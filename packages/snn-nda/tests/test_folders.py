@@ -32,7 +32,9 @@ def test_cifar10_dvs_is_split_nine_to_one_by_number(tmp_path):
         one_class(tmp_path / name, f"cifar10_{name}", ".aedat", aedat2_bytes, 20, width=128, height=128)
     train, test = published_parts(tmp_path, "cifar10-dvs")
     assert (len(train), len(test)) == (36, 4)
-    assert [path.name for path in test.paths] == [f"cifar10_{name}_{i}.aedat" for name in ("airplane", "bird") for i in (18, 19)]
+    assert [path.name for path in test.paths] == [
+        f"cifar10_{name}_{i}.aedat" for name in ("airplane", "bird") for i in (18, 19)
+    ]
     events, label = test[3]
     np.testing.assert_array_equal(events, recording(seed=19, width=128, height=128))
     assert label == 1

@@ -137,7 +137,9 @@ class EventFrames:
     def _binned(self, events: np.ndarray) -> np.ndarray:
         sensor_size = self.sensor_size or getattr(self.dataset, "sensor_size", None)
         if sensor_size is None:
-            raise EventsError(f"the sensor of {type(self.dataset).__name__} is unknown", "give sensor_size=(width, height)")
+            raise EventsError(
+                f"the sensor of {type(self.dataset).__name__} is unknown", "give sensor_size=(width, height)"
+            )
         width, height = (int(each) for each in sensor_size[:2])
         return events_to_frames(events, self.time_steps, (width, height), self.by)
 

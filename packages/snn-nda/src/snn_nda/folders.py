@@ -1,10 +1,10 @@
 """Event data sets as published: extracted folders, read where they lie, never downloaded.
 
-    CIFAR10-DVS     <class>/cifar10_<class>_<number>.aedat                  no split: 9 to 1 by number in every class
-    N-Caltech101    Caltech101/<class>/image_<number>.bin                   likewise
-    N-Cars          train|test/<class>/<name>.dat                           also n-cars_train, n-cars_test
-    N-MNIST         Train|Test/<digit>/<number>.bin
-    DVS-Gesture     <user>_<light>.aedat, <user>_<light>_labels.csv, trials_to_train.txt, trials_to_test.txt
+CIFAR10-DVS     <class>/cifar10_<class>_<number>.aedat                  no split: 9 to 1 by number in every class
+N-Caltech101    Caltech101/<class>/image_<number>.bin                   likewise
+N-Cars          train|test/<class>/<name>.dat                           also n-cars_train, n-cars_test
+N-MNIST         Train|Test/<digit>/<number>.bin
+DVS-Gesture     <user>_<light>.aedat, <user>_<light>_labels.csv, trials_to_train.txt, trials_to_test.txt
 """
 
 from __future__ import annotations
@@ -173,7 +173,9 @@ def _part_folders(folder: Path) -> tuple[Path, Path] | None:
     for part in ("train", "test"):
         named = [each for each in sorted(folder.iterdir()) if each.is_dir() and each.name.lower().endswith(part)]
         if len(named) > 1:
-            raise DataError(f"{folder} has more than one folder for the {part} part: {', '.join(p.name for p in named)}")
+            raise DataError(
+                f"{folder} has more than one folder for the {part} part: {', '.join(p.name for p in named)}"
+            )
         found[part] = named[0] if named else None
     if (found["train"] is None) != (found["test"] is None):
         missing = "train" if found["train"] is None else "test"
@@ -199,7 +201,9 @@ def _gestures(folder: Path, names: Sequence[str]) -> Recordings:
             labels.append(label - 1)
             spans.append((start, stop))
     if not paths:
-        raise DataError(f"{folder} has labels but none of its recordings do", "expected <name>.aedat and <name>_labels.csv")
+        raise DataError(
+            f"{folder} has labels but none of its recordings do", "expected <name>.aedat and <name>_labels.csv"
+        )
     return Recordings(paths=tuple(paths), labels=np.array(labels, np.int64), classes=GESTURES, spans=tuple(spans))
 
 

@@ -56,9 +56,7 @@ def facts(name: str) -> DataFacts:
     return FACTS[name]
 
 
-def checked_label_map(
-    policy: Policy, dataset: object, unsafe: Literal["error", "warn"] = "error"
-) -> Mapping[int, int]:
+def checked_label_map(policy: Policy, dataset: object, unsafe: Literal["error", "warn"] = "error") -> Mapping[int, int]:
     """What labels become when a sample is mirrored, if the policy may mirror this data set.
 
     Args:

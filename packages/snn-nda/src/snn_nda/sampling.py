@@ -18,7 +18,7 @@ from torch.nn.functional import affine_grid, grid_sample
 from snn_nda.errors import FramesError
 from snn_nda.params import Cutout, HFlip, Operation, Params, Roll, Rotate, ShearX, inverse_matrix
 
-_ORDER: dict[type[Operation], int] = {HFlip: 0, Roll: 1, Rotate: 2, ShearX: 2, Cutout: 3}
+_ORDER: dict[type[Operation], int] = {HFlip: 0, Rotate: 1, ShearX: 1, Roll: 2, Cutout: 3}
 """Operations that follow one another in this order make one step together."""
 
 _SAMPLED = (torch.float32, torch.float64)
@@ -54,12 +54,12 @@ def transform(
         for step in steps:
             x = _bilinear_step(x, step)
         return x
-    return _pick(x, *_sources(steps, x))
+    return _pick(x, _sources(steps, x))
 
 
 @dataclass
 class _Step:
-    """One round of operations of every sample, applied as flip, roll, matrix, hole.
+    """One round of operations of every sample, applied as flip, matrix, roll, hole.
 
     Attributes:
         flip: samples that are mirrored.
@@ -99,43 +99,64 @@ def _steps(params: Sequence[Params]) -> list[_Step]:
     return steps
 
 
-def _sources(
-    steps: Sequence[_Step], x: Tensor
-) -> tuple[Float[Tensor, "#B H W"], Float[Tensor, "#B H W"], Bool[Tensor, "#B H W"] | None]:
-    """Row and column, whole numbers, that each pixel of the result comes from, and which pixels come from nowhere.
+@dataclass
+class _Places:
+    """Where the pixels of the result come from, in whole pixels; what lies outside the frame comes from nowhere.
 
-    What lies outside after the first step may be left to the sampling; what was outside later must not come back in.
+    Attributes:
+        y: rows, [B, H, 1] as long as they are the same along a row, [B, H, W] after a rotation; 1 for B if all agree.
+        column: columns, likewise [B, 1, W] or [B, H, W].
+        lost: pixels that come from nowhere although their place may lie inside.
+        mirror: -1 for samples whose columns count from the right, 1 for the others; None if there are none.
+    """
+
+    y: Float[Tensor, "b1 H w1"]
+    column: Float[Tensor, "b2 h2 W"]
+    lost: Bool[Tensor, "b3 h3 w3"] | None = None
+    mirror: Float[Tensor, "B 1 1"] | None = None
+
+
+def _sources(steps: Sequence[_Step], x: Shaped[Tensor, "B T C H W"]) -> _Places:
+    """Follows the steps back, from the last to the first.
+
+    As long as rows and columns are apart, operations work on them, not on all pixels: so a roll costs nothing.
     """
     *_, height, width = x.shape
-    y = torch.arange(height, dtype=torch.float32, device=x.device)[None, :, None].expand(1, height, width)
-    column = torch.arange(width, dtype=torch.float32, device=x.device)[None, None, :].expand(1, height, width)
+    y = torch.arange(height, dtype=torch.float32, device=x.device)[None, :, None]
+    column = torch.arange(width, dtype=torch.float32, device=x.device)[None, None, :]
     lost = None
     for step in reversed(steps):
         if step.hole:
             top, bottom, left, right = _by_sample(step.hole, (0, 0, 0, 0), x)
             lost = _or(lost, (y >= top) & (y < bottom) & (column >= left) & (column < right))
+        if step.roll:
+            down, right, high, wide = _by_sample(_within(step.roll, height, width), (0, 0, 0, 0), x)
+            y, column = y - down, column - right
+            y, column = y + high * (y < 0), column + wide * (column < 0)
+            if step.matrix and not all(wrap for _, _, wrap in step.roll.values()):
+                lost = _or(lost, _outside(y, column, height, width))
         if step.matrix:
             y, column = _turned(step, y, column, x)
-        if step.roll:
-            lost = _or(lost, _outside(y, column, height, width)) if step.matrix else lost
-            down, right, wrap = _by_sample(step.roll, (0, 0, 1), x)
-            y, column = y - down, column - right
-            y = torch.where(wrap > 0, y.remainder(height), y)
-            column = torch.where(wrap > 0, column.remainder(width), column)
-        if step is not steps[0]:
-            lost = _or(lost, _outside(y, column, height, width))
+        if step is steps[0]:  # what is outside now, sampling leaves out by itself
+            break
+        lost = _or(lost, _outside(y, column, height, width))
         if step.flip:
-            (flipped,) = _by_sample(dict.fromkeys(step.flip, (1,)), (0,), x)
-            column = torch.where(flipped > 0, width - 1 - column, column)
-    return y, column, lost
+            column = torch.where(_mirror(step, x) < 0, width - 1 - column, column)
+    return _Places(y, column, lost, _mirror(steps[0], x) if steps[0].flip else None)
 
 
-def _turned(step: _Step, y: Tensor, column: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    yy, yx, xy, xx = _by_sample(step.matrix, (1, 0, 0, 1), x)
+def _mirror(step: _Step, x: Shaped[Tensor, "B T C H W"]) -> Float[Tensor, "B 1 1"]:
+    return _by_sample(dict.fromkeys(step.flip, (-1,)), (1,), x)[0]
+
+
+def _turned(
+    step: _Step, y: Float[Tensor, "b1 H w1"], column: Float[Tensor, "b2 h2 W"], x: Shaped[Tensor, "B T C H W"]
+) -> tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
     *_, height, width = x.shape
+    yy, yx, xy, xx = _by_sample(step.matrix, (1, 0, 0, 1), x)
     middle, centre = (height - 1) / 2, (width - 1) / 2
     y, column = y - middle, column - centre
-    return (yy * y + yx * column + middle).round_(), (xy * y + xx * column + centre).round_()
+    return ((yy * y + middle) + yx * column).round_(), (xy * y + (xx * column + centre)).round_()
 
 
 def _by_sample(
@@ -146,6 +167,16 @@ def _by_sample(
     return torch.tensor(rows, dtype=torch.float32).to(x.device).T[..., None, None]
 
 
+def _within(
+    rolls: Mapping[int, tuple[int, int, bool]], height: int, width: int
+) -> dict[int, tuple[int, int, int, int]]:
+    """Shifts, and what brings a place above or left of the frame back into it: nothing for those that do not wrap."""
+    return {
+        sample: (dy % height, dx % width, height, width) if wrap else (dy, dx, 0, 0)
+        for sample, (dy, dx, wrap) in rolls.items()
+    }
+
+
 def _outside(y: Tensor, column: Tensor, height: int, width: int) -> Tensor:
     return (y < 0) | (y >= height) | (column < 0) | (column >= width)
 
@@ -154,43 +185,45 @@ def _or(lost: Tensor | None, more: Tensor) -> Tensor:
     return more if lost is None else lost | more
 
 
-def _pick(
-    x: Shaped[Tensor, "B T C H W"], y: Float[Tensor, "#B H W"], column: Float[Tensor, "#B H W"], lost: Tensor | None
-) -> Shaped[Tensor, "B T C H W"]:
+def _pick(x: Shaped[Tensor, "B T C H W"], places: _Places) -> Shaped[Tensor, "B T C H W"]:
     batch, time_steps, channels, height, width = x.shape
+    y, column, lost, mirror = places.y, places.column, places.lost, places.mirror
     if x.dtype in _SAMPLED:
         grid = x.new_empty(batch, height, width, 2)
-        grid[..., 0] = (2 * column + 1) / width - 1
-        grid[..., 1] = (2 * y + 1) / height - 1
+        side = 1 if mirror is None else mirror
+        grid[..., 0] = column * (side * (2 / width)) + side * (1 / width - 1)
+        grid[..., 1] = y * (2 / height) + (1 / height - 1)
         if lost is not None:
             grid.masked_fill_(lost[..., None], OUTSIDE)
         frames = x.reshape(batch, time_steps * channels, height, width)
         return grid_sample(frames, grid, mode="nearest", align_corners=False).view(x.shape)
-    nowhere = _or(lost, _outside(y, column, height, width))
-    places = (y * width + column).masked_fill(nowhere, 0).long().expand(batch, height, width)
+    if mirror is not None:
+        column = torch.where(mirror < 0, width - 1 - column, column)
+    nowhere = _or(lost, _outside(y, column, height, width)).expand(batch, height, width).reshape(batch, 1, -1)
+    numbers = (y * width + column).expand(batch, height, width).reshape(batch, 1, -1).masked_fill(nowhere, 0).long()
     frames = x.reshape(batch, time_steps * channels, height * width)
-    picked = frames.gather(2, places.reshape(batch, 1, -1).expand_as(frames))
-    return picked.masked_fill_(nowhere.expand(batch, height, width).reshape(batch, 1, -1), 0).view(x.shape)
+    return frames.gather(2, numbers.expand_as(frames)).masked_fill_(nowhere, 0).view(x.shape)
 
 
 def _bilinear_step(x: Shaped[Tensor, "B T C H W"], step: _Step) -> Shaped[Tensor, "B T C H W"]:
-    """Flips and rolls by whole pixels, then turns between them, then empties."""
+    """Mirrors, turns to places between pixels, then rolls and empties."""
     if not x.is_floating_point():
         raise FramesError(f"bilinear interpolation makes fractions, but frames are {x.dtype}", "use nearest, or floats")
     height, width = x.shape[-2:]
-    if step.flip or step.roll:
-        x = _pick(x, *_sources([_Step(flip=step.flip, roll=step.roll)], x))
+    if step.flip:
+        x = _pick(x, _sources([_Step(flip=step.flip)], x))
     if step.matrix:
         moved = list(step.matrix)  # the others must not be interpolated, not even at their own places
         yy, yx, xy, xx = torch.tensor([step.matrix[sample] for sample in moved], device=x.device).T
         none = torch.zeros_like(yy)
         # affine_grid takes (x, y), each from -1 to 1, so that the terms between the axes scale with their ratio.
         theta = torch.stack([xx, xy * height / width, none, yx * width / height, yy, none], dim=-1).view(-1, 2, 3)
-        frames = x[moved].flatten(1, 2)
         grid = affine_grid(theta, [len(moved), 1, height, width], align_corners=False).to(x.dtype)
-        turned = grid_sample(frames, grid, mode="bilinear", align_corners=False).view(x[moved].shape)
-        x = x.index_copy(0, torch.tensor(moved, device=x.device), turned)
-    return _pick(x, *_sources([_Step(hole=step.hole)], x)) if step.hole else x
+        turned = grid_sample(x[moved].flatten(1, 2), grid, mode="bilinear", align_corners=False)
+        x = x.index_copy(0, torch.tensor(moved, device=x.device), turned.view(x[moved].shape))
+    if step.roll or step.hole:
+        x = _pick(x, _sources([_Step(roll=step.roll, hole=step.hole)], x))
+    return x
 
 
 def _swapped(x: Shaped[Tensor, "B T C H W"], params: Sequence[Params]) -> Shaped[Tensor, "B T C H W"]:
