@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from snn_nda.networks import resnet19, tiny_vgg, vgg11, vgg13, vgg16
     from snn_nda.params import Params
     from snn_nda.policies import Policy, policy
-    from snn_nda.simsiam import PretrainConfig, SimSiam, linear_probe, pretrain
+    from snn_nda.simsiam import PretrainConfig, SimSiam, calibrate, linear_probe, pretrain
     from snn_nda.training import TrainConfig, evaluate, train
 
 if core_utils.CONTRACT != 1:
@@ -33,6 +33,7 @@ __all__ = [
     "PretrainConfig",
     "SimSiam",
     "TrainConfig",
+    "calibrate",
     "compare_arms",
     "evaluate",
     "event_data",
@@ -82,6 +83,7 @@ _HOMES = {
     "simsiam": (
         "PretrainConfig",
         "SimSiam",
+        "calibrate",
         "linear_probe",
         "pretrain",
     ),

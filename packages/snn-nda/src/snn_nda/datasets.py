@@ -137,9 +137,12 @@ def prepared(
     return [cached_frames(part, options or FrameOptions(), where, **more) for part in parts]
 
 
-def miniature_data(seed: int, *, train_per_class: int = 20, time_steps: int = 5, data: Path | None = None) -> DataSets:
+def miniature_data(
+    seed: int, *, train_per_class: int = 20, test_per_class: int = 100, time_steps: int = 5, data: Path | None = None
+) -> DataSets:
     """`posed_miniature` as the parts of a data set; it holds nothing out."""
-    split = posed_miniature(seed, train_per_class=train_per_class, time_steps=time_steps, data=data)
+    counts = {"train_per_class": train_per_class, "test_per_class": test_per_class}
+    split = posed_miniature(seed, **counts, time_steps=time_steps, data=data)
     return DataSets(
         train=Arrays(split.x_train, split.y_train),
         validation=None,

@@ -40,6 +40,7 @@ class DataConfig:
         dataset: by name; all but the miniature need a folder. "other" is any folder of class folders of recordings.
         policy: "none", "nda" (also "paper"), "code", "M1N2" and the like, a TOML file, or "photometric".
         train_per_class: training recordings of each class of the miniature.
+        test_per_class: test recordings of each class of the miniature.
         validation: part of the training data that is held out and watched instead of the test data.
         time_steps: T.
         size: height and width of the frames, pixels; the miniature's is 24.
@@ -57,6 +58,7 @@ class DataConfig:
     dataset: DataName = "miniature"
     policy: str = "nda"
     train_per_class: int = 20
+    test_per_class: int = 100
     validation: float = 0.0
     time_steps: int = 5
     size: int = 24
@@ -70,7 +72,7 @@ class DataConfig:
     cache: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("train_per_class", "time_steps", "size"):
+        for name in ("train_per_class", "test_per_class", "time_steps", "size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.validation < 1:
@@ -86,7 +88,10 @@ class DataConfig:
         if self.dataset != "other" and (self.sensor is not None or self.label_safe_flip is not None):
             raise UserError(f"sensor and label_safe_flip of {self.dataset} are known", "give them with dataset other")
         if self.policy != PHOTOMETRIC:
-            policy(self.policy, self.dataset)
+            try:
+                policy(self.policy, self.dataset)
+            except UserError as error:
+                raise UserError(f"policy {self.policy!r} cannot be used: {error.message}", error.hint) from None
 
     @property
     def frames(self) -> FrameOptions:
@@ -138,9 +143,8 @@ def load_data(config: DataConfig, folder: Path | None, *, workers: int = 1, prog
         UserError: a data set without its folder, or a folder that cannot be read.
     """
     if config.dataset == "miniature":
-        return miniature_data(
-            config.seed, train_per_class=config.train_per_class, time_steps=config.time_steps, data=folder
-        )
+        counts = {"train_per_class": config.train_per_class, "test_per_class": config.test_per_class}
+        return miniature_data(config.seed, **counts, time_steps=config.time_steps, data=folder)
     if folder is None:
         raise UserError(f"dataset {config.dataset} needs its folder", "add --data DIR")
     more: dict[str, Any] = {"seed": config.seed, "sort": config.sort, "cache": config.cache, "workers": workers}
