@@ -145,8 +145,8 @@ def test_an_encoder_is_pretrained_probed_and_fine_tuned(program, tmp_path):
     assert code == 0
     probes = json.loads(out)
     assert sorted(probes) == ["new", "pretrained"]
-    assert all(0.1 < probe["train_accuracy"] <= 1 for probe in probes.values())
-    assert probes["new"] != probes["pretrained"]
+    assert probes["new"]["train_accuracy"] > 0.5  # random features tell 20 recordings apart
+    assert probes["pretrained"] != probes["new"]
     assert "pretrained" in program("probe", "--run", "p")[1]
     results = [
         json.loads(program("train", *QUICK, *start, "--out", f"f{len(start)}", "--json")[1])
