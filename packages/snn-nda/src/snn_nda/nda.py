@@ -61,8 +61,19 @@ class NDA(nn.Module):
         )
         self.generator = generator
 
-    def forward(self, x: Shaped[Tensor, "*frames C H W"]) -> Shaped[Tensor, "*frames C H W"]:
-        """Frames [T, C, H, W], or [B, T, C, H, W] with lots of its own for every sample; same shape and type."""
+    def forward(self, x: Shaped[Tensor, "*frames C H W"] | np.ndarray) -> Shaped[Tensor, "*frames C H W"]:
+        """Moves frames, also those of NumPy, as tonic's `ToFrame` makes them.
+
+        Args:
+            x: [T, C, H, W], or [B, T, C, H, W] with lots of its own for every sample.
+
+        Returns:
+            The same shape and type.
+
+        Raises:
+            FramesError: another shape.
+        """
+        x = torch.as_tensor(x)
         if not self.training:
             return check_frames(x)
         height, width = check_frames(x).shape[-2:]
