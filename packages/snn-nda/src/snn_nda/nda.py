@@ -22,6 +22,9 @@ class NDA(nn.Module):
 
     In `eval()` frames pass unchanged, as with dropout, so that it may stand first in a network.
 
+    Lots that stay the same for any number of loading processes come from (seed, epoch, index of the item): through
+    `Augment` in a `core_utils.training.Loader`, or from `params_at` for a batch on its device. The two agree.
+
     Attributes:
         policy: what is drawn, and how.
         generator: decides the lots; torch's global generator if None.
