@@ -7,9 +7,11 @@ import pytest
 import torch
 from recordings import recording
 
-from core_utils.spiking.events import EVENT, events_to_frames
+from core_utils.spiking.events import EVENT, events_to_frames, resize_frames
 from snn_nda.adapters import EventFrames, ForeignEvents, as_sample
 from snn_nda.errors import EventsError
+from snn_nda.events import EventNDA
+from snn_nda.nda import NDA
 
 TONIC = np.dtype([("x", "<i2"), ("y", "<i2"), ("t", "<i8"), ("p", "?")])
 
@@ -88,6 +90,43 @@ def test_events_become_the_frames_of_core_utils():
     small = EventFrames(dataset=dataset, time_steps=4, size=17)
     assert small[0][0].sum() == 200
     assert EventFrames(dataset=dataset, time_steps=4, size=17, method="nearest")[0][0].sum() < 100
+
+
+def test_nearest_resizing_gives_the_sum_of_the_spec():
+    # shared/specs/snn-nda.md, section 10: 12 x 10 to 6 x 5 of x.flat[k] = 31 k mod 7, shape [4, 2, 12, 10].
+    probe = (31 * np.arange(4 * 2 * 12 * 10) % 7).reshape(4, 2, 12, 10)
+    assert resize_frames(probe, (6, 5), "nearest").sum() == 723
+
+
+def test_a_data_set_of_tonic_is_taken_with_our_transforms_in_its_own_compose():
+    tonic = pytest.importorskip("tonic")
+    events = [recording(seed=seed) for seed in range(3)]
+
+    class Mine(tonic.Dataset):
+        sensor_size = (34, 34, 2)
+
+        def __init__(self, transform=None):
+            super().__init__("nowhere", transform=transform)
+            self.data, self.targets = [in_tonics_order(each) for each in events], ["b", "a", "b"]
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            sample = self.data[index] if self.transform is None else self.transform(self.data[index])
+            return sample, self.targets[index]
+
+        def _check_exists(self):
+            return True
+
+    np.testing.assert_array_equal(ForeignEvents(dataset=Mine())[0][0], events[0])
+    assert ForeignEvents(dataset=Mine())[0][1] == 1
+    nda = EventNDA("M1N2", sensor_size=(34, 34), rng=0)
+    moved = nda.apply(events[0], EventNDA("M1N2", rng=0).sample_params((34, 34)), (34, 34))
+    compose = tonic.transforms.Compose([nda, tonic.transforms.ToFrame((34, 34, 2), n_time_bins=4), NDA("none")])
+    frames, label = ForeignEvents(dataset=Mine(compose))[0]
+    assert (frames.shape, frames.dtype, label) == ((4, 2, 34, 34), np.int16, 1)
+    assert abs(int(frames.sum()) - len(moved)) <= 1  # tonic's bins leave out what rounding leaves of the time
 
 
 @pytest.mark.parametrize(

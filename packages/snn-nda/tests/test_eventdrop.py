@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from core_utils.spiking.events import EVENT
-from snn_nda.errors import PolicyError
+from snn_nda.errors import FramesError, PolicyError
 from snn_nda.eventdrop import WAYS, EventDrop
 
 SENSOR = (20, 10)
@@ -79,3 +79,39 @@ def test_no_event_stays_no_event(way):
 def test_what_cannot_be_drawn_is_named(options):
     with pytest.raises(PolicyError, match=f"{next(iter(options))} must be"):
         EventDrop(**options)
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return np.full((10, 2, 8, 12), 6, np.int16)
+
+
+def test_frames_lose_steps_in_a_row(frames):
+    kept = EventDrop(ways=("time",), time=(0.4,)).on_frames(frames, 1)
+    gone = np.flatnonzero(kept.sum((1, 2, 3)) == 0)
+    np.testing.assert_array_equal(gone, np.arange(gone[0], gone[0] + 4))
+    assert kept.sum() == frames.sum() * 0.6
+
+
+def test_frames_lose_a_rectangle_at_all_times(frames):
+    sizes = set()
+    for seed in range(20):
+        empty = EventDrop(ways=("area",), area=(0.25,)).on_frames(frames, seed) == 0
+        assert (empty == empty[:1, :1]).all()
+        rows, columns = (np.flatnonzero(empty[0, 0].any(axis)) for axis in (1, 0))
+        assert empty[0, 0].sum() == len(rows) * len(columns)
+        sizes.add((len(rows), len(columns)))
+    assert max(sizes) == (2, 3)
+
+
+def test_frames_lose_single_events(frames):
+    kept = EventDrop(ways=("events",), events=(0.4,)).on_frames(frames, 0)
+    assert kept.dtype == np.int16
+    assert stats.binomtest(int(kept.sum()), int(frames.sum()), 0.6).pvalue > 0.01
+    np.testing.assert_array_equal(EventDrop(ways=("nothing",)).on_frames(frames, 0), frames)
+
+
+@pytest.mark.parametrize("frames", [np.ones((2, 8, 8)), np.full((2, 2, 8, 8), 0.5), np.full((2, 2, 8, 8), -1)])
+def test_frames_that_are_no_counts_are_refused(frames):
+    with pytest.raises(FramesError, match="from whole counts"):
+        EventDrop().on_frames(frames, 0)

@@ -22,7 +22,6 @@ def recording(n=400, seed=0, width=WIDTH, height=HEIGHT, dtype=EVENT):
     events["t"] = np.sort(rng.integers(1000, size=n))
     events["x"], events["y"] = rng.integers(width, size=n), rng.integers(height, size=n)
     events["p"] = rng.integers(2, size=n)
-    # So that the bins stay where they are whichever events leave: the first and last are in bins of their own.
     return events
 
 
@@ -114,6 +113,14 @@ def test_events_and_frames_draw_the_same_from_the_same_generator():
     np.testing.assert_array_equal(nda(events, SENSOR), nda.apply(events, params, SENSOR))
     assert EventNDA().policy == PAPER
     assert EventNDA(NONE, flip=1).policy.flip == 1
+
+
+def test_it_takes_the_sensor_of_its_constructor_as_in_a_compose():
+    events = recording()
+    composed = EventNDA("M1N1", rng=2, sensor_size=(*SENSOR, 2))
+    np.testing.assert_array_equal(composed(events), EventNDA("M1N1", rng=2)(events, SENSOR))
+    with pytest.raises(EventsError, match="the sensor is unknown"):
+        EventNDA()(events)
 
 
 def test_no_event_stays_no_event():

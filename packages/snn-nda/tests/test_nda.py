@@ -100,6 +100,12 @@ def test_a_recording_without_batch_keeps_its_shape():
     assert not torch.equal(moved, x)
 
 
+def test_numpy_frames_are_taken_as_tensors_are():
+    x = frames_of(3, torch.int16)
+    nda, again = (NDA(generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(nda(x.numpy()), again(x))
+
+
 def test_torchs_global_seed_decides_without_a_generator():
     x = frames_of(8)
     torch.manual_seed(3)
@@ -207,3 +213,12 @@ def test_a_gpu_gives_the_same_frames_but_at_a_few_edges():
     x = torch.randint(9, (16, 4, 2, 48, 48)).float()
     params = NDA("M3N3").sample_params(16, rng=np.random.default_rng(0))
     assert (transform(x.cuda(), params).cpu() != transform(x, params)).double().mean() < 1e-3
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5, 100.0])
+def test_scaling_counts_is_undone_by_the_first_normalisation(scale):
+    # Why photometric augmentation does not help: shared/specs/snn-nda.md, section 2.
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(2, 8, 3, bias=False), nn.BatchNorm2d(8, eps=1e-30)).double().train()
+    x = frames_of(4, torch.float64)[:, 0]
+    torch.testing.assert_close(layers(scale * x), layers(x), rtol=1e-10, atol=1e-10)

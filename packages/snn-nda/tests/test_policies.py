@@ -14,7 +14,7 @@ from snn_nda.params import Cutout, HFlip, Params, Roll, Rotate, ShearX
 from snn_nda.policies import NONE, PAPER, Policy, adapted, policy
 
 
-def drawn(policy_, count=6000, size=(48, 48), seed=0):
+def drawn(policy_, count=3000, size=(48, 48), seed=0):
     return [policy_.draw(np.random.default_rng([seed, index]), size) for index in range(count)]
 
 
@@ -24,7 +24,7 @@ def kinds(params):
 
 def test_one_operation_is_drawn_as_often_as_another():
     counts = [sum(kinds(each) == (name,) for each in drawn(PAPER)) for name in PAPER.ops]
-    assert sum(counts) == 6000
+    assert sum(counts) == 3000
     assert stats.chisquare(counts).pvalue > 0.01
 
 

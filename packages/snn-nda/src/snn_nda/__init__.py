@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING, Any
 import core_utils
 
 if TYPE_CHECKING:
+    from snn_nda.adapters import EventFrames, ForeignEvents
     from snn_nda.augment import Geometric, Mixed, Photometric
     from snn_nda.datasets import DataSets, event_data
+    from snn_nda.eventdrop import EventDrop
+    from snn_nda.events import EventNDA
+    from snn_nda.folders import FolderEvents, published_parts
+    from snn_nda.functional import cutmix, cutout, hflip, mixup, roll, rotate, shear_x
     from snn_nda.gap import compare_arms, gap_report, gap_summary
     from snn_nda.miniature import posed_miniature
-    from snn_nda.nda import NDA
+    from snn_nda.nda import NDA, Augment
     from snn_nda.networks import resnet19, tiny_vgg, vgg11, vgg13, vgg16
     from snn_nda.params import Params
     from snn_nda.policies import Policy, policy
+    from snn_nda.preview import preview_gif, preview_png
     from snn_nda.simsiam import PretrainConfig, SimSiam, calibrate, linear_probe, pretrain
+    from snn_nda.synthetic import SyntheticEventDataset
     from snn_nda.training import TrainConfig, evaluate, train
 
 if core_utils.CONTRACT != 1:
@@ -24,7 +31,13 @@ if core_utils.CONTRACT != 1:
 
 __all__ = [
     "NDA",
+    "Augment",
     "DataSets",
+    "EventDrop",
+    "EventFrames",
+    "EventNDA",
+    "FolderEvents",
+    "ForeignEvents",
     "Geometric",
     "Mixed",
     "Params",
@@ -32,18 +45,29 @@ __all__ = [
     "Policy",
     "PretrainConfig",
     "SimSiam",
+    "SyntheticEventDataset",
     "TrainConfig",
     "calibrate",
     "compare_arms",
+    "cutmix",
+    "cutout",
     "evaluate",
     "event_data",
     "gap_report",
     "gap_summary",
+    "hflip",
     "linear_probe",
+    "mixup",
     "policy",
     "posed_miniature",
     "pretrain",
+    "preview_gif",
+    "preview_png",
+    "published_parts",
     "resnet19",
+    "roll",
+    "rotate",
+    "shear_x",
     "tiny_vgg",
     "train",
     "vgg11",
@@ -52,46 +76,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "augment": (
-        "Geometric",
-        "Mixed",
-        "Photometric",
-    ),
-    "datasets": (
-        "DataSets",
-        "event_data",
-    ),
-    "gap": (
-        "compare_arms",
-        "gap_report",
-        "gap_summary",
-    ),
+    "adapters": ("EventFrames", "ForeignEvents"),
+    "augment": ("Geometric", "Mixed", "Photometric"),
+    "datasets": ("DataSets", "event_data"),
+    "eventdrop": ("EventDrop",),
+    "events": ("EventNDA",),
+    "folders": ("FolderEvents", "published_parts"),
+    "functional": ("cutmix", "cutout", "hflip", "mixup", "roll", "rotate", "shear_x"),
+    "gap": ("compare_arms", "gap_report", "gap_summary"),
     "miniature": ("posed_miniature",),
-    "nda": ("NDA",),
-    "networks": (
-        "resnet19",
-        "tiny_vgg",
-        "vgg11",
-        "vgg13",
-        "vgg16",
-    ),
+    "nda": ("NDA", "Augment"),
+    "networks": ("resnet19", "tiny_vgg", "vgg11", "vgg13", "vgg16"),
     "params": ("Params",),
-    "policies": (
-        "Policy",
-        "policy",
-    ),
-    "simsiam": (
-        "PretrainConfig",
-        "SimSiam",
-        "calibrate",
-        "linear_probe",
-        "pretrain",
-    ),
-    "training": (
-        "TrainConfig",
-        "evaluate",
-        "train",
-    ),
+    "policies": ("Policy", "policy"),
+    "preview": ("preview_gif", "preview_png"),
+    "simsiam": ("PretrainConfig", "SimSiam", "calibrate", "linear_probe", "pretrain"),
+    "synthetic": ("SyntheticEventDataset",),
+    "training": ("TrainConfig", "evaluate", "train"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -8,12 +8,13 @@ Reference: Gu et al., "EventDrop: Data Augmentation for Event-based Learning" (I
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from snn_nda.errors import PolicyError
+from snn_nda.errors import FramesError, PolicyError
 from snn_nda.events import check_events
 
 WAYS = ("nothing", "time", "area", "events")
@@ -67,6 +68,34 @@ class EventDrop:
         if way == "events":
             return events[rng.random(len(events)) >= rng.choice(self.events)]
         return events.copy()
+
+    def on_frames(self, frames: np.ndarray, rng: np.random.Generator | int | None = None) -> np.ndarray:
+        """The same loss on counts [T, C, H, W]: of time steps, of a rectangle, or of each count event by event.
+
+        Args:
+            frames: whole counts of any type; the input stays as it is.
+            rng: generator or seed.
+
+        Raises:
+            FramesError: another shape, or counts that are negative or not whole.
+        """
+        if frames.ndim != 4 or (frames < 0).any() or (frames != np.floor(frames)).any():
+            raise FramesError(f"events are dropped from whole counts [T, C, H, W], got shape {list(frames.shape)}")
+        rng = np.random.default_rng(rng)
+        way = self.ways[rng.integers(len(self.ways))]
+        kept = frames.copy()
+        time_steps, _, height, width = frames.shape
+        if way == "time":
+            steps = round(rng.choice(self.time) * time_steps)
+            start = rng.integers(time_steps - steps + 1)
+            kept[start : start + steps] = 0
+        elif way == "area":
+            share = rng.choice(self.area)
+            left, top = rng.integers((width, height))
+            kept[..., top : top + math.ceil(share * height), left : left + math.ceil(share * width)] = 0
+        elif way == "events":
+            kept[...] = rng.binomial(frames.astype(np.int64), 1 - rng.choice(self.events))
+        return kept
 
 
 def _in_stretch(t: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

@@ -21,6 +21,7 @@ class EventNDA:
 
     Attributes:
         policy: what is drawn, and how.
+        sensor_size: (width, height), pixels, for calls that do not name it; None if they all do.
         rng: decides the lots.
     """
 
@@ -32,27 +33,43 @@ class EventNDA:
         ops: Sequence[str] | None = None,
         flip: float | int | None = None,
         *,
+        sensor_size: Sequence[int] | None = None,
         rng: np.random.Generator | int | None = None,
         data: str | None = None,
     ) -> None:
         """Takes a preset and changes what is given besides, as `NDA` does.
 
+        Args:
+            preset: `paper`, `code`, `MxNy`, `none`, a TOML file, or a `Policy`.
+            magnitude: level, 1 to 3.
+            num_ops: operations that a recording gets.
+            ops: names of the operations to draw from.
+            flip: probability of mirroring left to right.
+            sensor_size: (width, height), pixels, for calls that do not name it, as in a `Compose`.
+            rng: generator or seed that decides the lots.
+            data: data set whose released code `code` means.
+
         Raises:
             PolicyError: a value outside its range, or an unknown name.
         """
         self.policy = adapted(preset, data, magnitude=magnitude, num_ops=num_ops, ops=ops, flip=flip)
+        self.sensor_size = sensor_size
         self.rng = np.random.default_rng(rng)
 
-    def __call__(self, events: np.ndarray, sensor_size: Sequence[int]) -> np.ndarray:
+    def __call__(self, events: np.ndarray, sensor_size: Sequence[int] | None = None) -> np.ndarray:
         """The moved events; their type, order and times stay, and those that leave the sensor are gone.
 
         Args:
             events: structured array [n] with the fields x, y and p, as core_utils, tonic or Prophesee name them.
-            sensor_size: (width, height), pixels; what follows, such as tonic's polarities, is ignored.
+            sensor_size: (width, height), pixels; what follows, such as tonic's polarities, is ignored. By default that
+                of the constructor.
 
         Raises:
-            EventsError: a missing field, or a pixel outside the sensor.
+            EventsError: no sensor size, a missing field, or a pixel outside the sensor.
         """
+        sensor_size = self.sensor_size if sensor_size is None else sensor_size
+        if sensor_size is None:
+            raise EventsError("the sensor is unknown", "give sensor_size=(width, height) here or to EventNDA")
         return move(events, self.sample_params(sensor_size), sensor_size)
 
     def sample_params(self, sensor_size: Sequence[int]) -> Params:

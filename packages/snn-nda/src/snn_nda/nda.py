@@ -22,6 +22,9 @@ class NDA(nn.Module):
 
     In `eval()` frames pass unchanged, as with dropout, so that it may stand first in a network.
 
+    Lots that stay the same for any number of loading processes come from (seed, epoch, index of the item): through
+    `Augment` in a `core_utils.training.Loader`, or from `params_at` for a batch on its device. The two agree.
+
     Attributes:
         policy: what is drawn, and how.
         generator: decides the lots; torch's global generator if None.
@@ -61,8 +64,19 @@ class NDA(nn.Module):
         )
         self.generator = generator
 
-    def forward(self, x: Shaped[Tensor, "*frames C H W"]) -> Shaped[Tensor, "*frames C H W"]:
-        """Frames [T, C, H, W], or [B, T, C, H, W] with lots of its own for every sample; same shape and type."""
+    def forward(self, x: Shaped[Tensor, "*frames C H W"] | np.ndarray) -> Shaped[Tensor, "*frames C H W"]:
+        """Moves frames, also those of NumPy, as tonic's `ToFrame` makes them.
+
+        Args:
+            x: [T, C, H, W], or [B, T, C, H, W] with lots of its own for every sample.
+
+        Returns:
+            The same shape and type.
+
+        Raises:
+            FramesError: another shape.
+        """
+        x = torch.as_tensor(x)
         if not self.training:
             return check_frames(x)
         height, width = check_frames(x).shape[-2:]

@@ -67,10 +67,10 @@ def preview_png(
     figure = Figure(figsize=(2.2 * GRID_COLUMNS, 2.45 * rows + 0.6), dpi=110, layout="constrained")
     axes = figure.subplots(rows, GRID_COLUMNS, squeeze=False).ravel()
     step = int(panels["original"].sum((1, 2, 3)).argmax())
-    full = max(float(moved[step].max()) for moved in panels.values()) or 1.0
+    full = _full(panels["original"][step])
     for place, (name, moved) in zip(axes, panels.items(), strict=False):
         place.imshow(coloured(moved[step], full), interpolation="nearest")
-        place.set_title(f"{name}\n{moved[step].sum():g} events", fontsize=8)
+        place.set_title(f"{name}\n{moved[step].sum():.0f} events", fontsize=8)
         place.tick_params(labelsize=6)
     for place in axes[len(panels) :]:
         place.set_axis_off()
@@ -108,7 +108,7 @@ def preview_gif(
     from PIL import Image, ImageDraw
 
     panels = _panels(frames, policy, rng)
-    full = max(float(moved.max()) for moved in panels.values()) or 1.0
+    full = _full(panels["original"])
     time_steps, _, height, width = next(iter(panels.values())).shape
     cell_width, cell_height = max(width * scale, 84) + 6, height * scale + 20
     rows = -(-len(panels) // GRID_COLUMNS)
@@ -134,6 +134,12 @@ def coloured(counts: np.ndarray, full: float) -> np.ndarray:
     darker, brighter = np.sqrt(np.clip(counts / full, 0, 1))[..., None]  # the root shows single events, too
     ink = darker * (255 - DARKER) + brighter * (255 - BRIGHTER)
     return (255 - np.clip(ink, 0, 255)).astype(np.uint8)
+
+
+def _full(counts: np.ndarray) -> float:
+    """The count of the deepest colour: pixels that fire without end, as real sensors have some, must not decide it."""
+    fired = counts[counts > 0]
+    return float(np.quantile(fired, 0.98)) if len(fired) else 1.0
 
 
 def _panels(
