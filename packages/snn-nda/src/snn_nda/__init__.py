@@ -1,9 +1,108 @@
-"""Explicit Euler integration of linear decay."""
+"""Event-data augmentation that closes the generalisation gap of spiking networks (arXiv 2203.06145)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 import core_utils
-from snn_nda.integration import StepError, integrate
+
+if TYPE_CHECKING:
+    from snn_nda.adapters import EventFrames, ForeignEvents
+    from snn_nda.augment import Geometric, Mixed, Photometric
+    from snn_nda.datasets import DataSets, event_data
+    from snn_nda.eventdrop import EventDrop
+    from snn_nda.events import EventNDA
+    from snn_nda.folders import FolderEvents, published_parts
+    from snn_nda.functional import cutmix, cutout, hflip, mixup, roll, rotate, shear_x
+    from snn_nda.gap import compare_arms, gap_report, gap_summary
+    from snn_nda.miniature import posed_miniature
+    from snn_nda.nda import NDA, Augment
+    from snn_nda.networks import resnet19, tiny_vgg, vgg11, vgg13, vgg16
+    from snn_nda.params import Params
+    from snn_nda.policies import Policy, policy
+    from snn_nda.preview import preview_gif, preview_png
+    from snn_nda.simsiam import PretrainConfig, SimSiam, calibrate, linear_probe, pretrain
+    from snn_nda.synthetic import SyntheticEventDataset
+    from snn_nda.training import TrainConfig, evaluate, train
 
 if core_utils.CONTRACT != 1:
     raise ImportError("snn-nda needs core-utils with contract 1")
 
-__all__ = ["StepError", "integrate"]
+__all__ = [
+    "NDA",
+    "Augment",
+    "DataSets",
+    "EventDrop",
+    "EventFrames",
+    "EventNDA",
+    "FolderEvents",
+    "ForeignEvents",
+    "Geometric",
+    "Mixed",
+    "Params",
+    "Photometric",
+    "Policy",
+    "PretrainConfig",
+    "SimSiam",
+    "SyntheticEventDataset",
+    "TrainConfig",
+    "calibrate",
+    "compare_arms",
+    "cutmix",
+    "cutout",
+    "evaluate",
+    "event_data",
+    "gap_report",
+    "gap_summary",
+    "hflip",
+    "linear_probe",
+    "mixup",
+    "policy",
+    "posed_miniature",
+    "pretrain",
+    "preview_gif",
+    "preview_png",
+    "published_parts",
+    "resnet19",
+    "roll",
+    "rotate",
+    "shear_x",
+    "tiny_vgg",
+    "train",
+    "vgg11",
+    "vgg13",
+    "vgg16",
+]
+
+_HOMES = {
+    "adapters": ("EventFrames", "ForeignEvents"),
+    "augment": ("Geometric", "Mixed", "Photometric"),
+    "datasets": ("DataSets", "event_data"),
+    "eventdrop": ("EventDrop",),
+    "events": ("EventNDA",),
+    "folders": ("FolderEvents", "published_parts"),
+    "functional": ("cutmix", "cutout", "hflip", "mixup", "roll", "rotate", "shear_x"),
+    "gap": ("compare_arms", "gap_report", "gap_summary"),
+    "miniature": ("posed_miniature",),
+    "nda": ("NDA", "Augment"),
+    "networks": ("resnet19", "tiny_vgg", "vgg11", "vgg13", "vgg16"),
+    "params": ("Params",),
+    "policies": ("Policy", "policy"),
+    "preview": ("preview_gif", "preview_png"),
+    "simsiam": ("PretrainConfig", "SimSiam", "calibrate", "linear_probe", "pretrain"),
+    "synthetic": ("SyntheticEventDataset",),
+    "training": ("TrainConfig", "evaluate", "train"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads torch only when a name that needs it is asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,6 +1,7 @@
 """Events, and the count frames that networks see."""
 
 import warnings
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -52,18 +53,20 @@ def events_to_frames(
         raise UserError(
             f"by={by!r}, remainder={remainder!r} is unknown", "by is time or number, remainder last or drop"
         )
-    _check(events, width, height, (-1, 1) if signed else (0, 1))
+    t, x, y, p = _columns(events, width, height, (-1, 1) if signed else (0, 1))
     if len(events) == 0:
         warnings.warn("a recording without events gives empty frames", stacklevel=2)
         return np.zeros((time_steps, 2, height, width), dtype)
-    starts = _starts_by_time(events["t"], time_steps) if by == "time" else _starts_by_number(len(events), time_steps)
-    used = len(events) // time_steps * time_steps if (by, remainder) == ("number", "drop") else len(events)
-    step = np.repeat(np.arange(time_steps), np.diff(starts, append=used))
-    cell = step * (2 * height * width)
-    brighter = events["p"] > 0
-    for column, stride in ((brighter, height * width), (events["y"], width), (events["x"], 1)):
-        cell += column[:used].astype(np.int64) * stride
-    counts = np.bincount(cell, minlength=time_steps * 2 * height * width)
+    starts = _starts_by_time(t, time_steps) if by == "time" else _starts_by_number(len(t), time_steps)
+    used = len(t) // time_steps * time_steps if (by, remainder) == ("number", "drop") else len(t)
+    # Step by step, numbers of cells and their counters stay in the processor's cache.
+    counts = np.empty((time_steps, 2 * height * width), np.intp)
+    for step, (start, stop) in enumerate(pairwise([*starts, used])):
+        cell = (p[start:stop] > 0).astype(np.intp)
+        for column, size in ((y, height), (x, width)):
+            cell *= size
+            cell += column[start:stop].astype(np.intp)
+        counts[step] = np.bincount(cell, minlength=2 * height * width)
     if np.issubdtype(dtype, np.integer) and counts.max() > np.iinfo(dtype).max:
         raise UserError(
             f"a pixel counts {counts.max()} events, more than {np.dtype(dtype)} holds", "choose a wider dtype"
@@ -146,11 +149,12 @@ def _starts_by_number(count: int, time_steps: int) -> np.ndarray:
     return np.arange(time_steps) * (count // time_steps)
 
 
-def _check(events: np.ndarray, width: int, height: int, polarities: tuple[int, int]) -> None:
+def _columns(events: np.ndarray, width: int, height: int, polarities: tuple[int, int]) -> list[np.ndarray]:
+    """Times, columns, rows and polarities, each in one piece of memory, after checks of all of them."""
     names = events.dtype.names or ()
     if not all(name in names and events.dtype[name].kind in "iub" for name in ("t", "x", "y", "p")):
         raise UserError(f"events must have the integer fields t, x, y and p, got {events.dtype}")
-    t, x, y, p = (events[name] for name in ("t", "x", "y", "p"))
+    t, x, y, p = (np.ascontiguousarray(events[name]) for name in ("t", "x", "y", "p"))
     if (index := _first(t[1:] < t[:-1])) is not None:
         raise UserError(f"time decreases from event {index} to {index + 1}", "sort the events by t")
     if (index := _first((x < 0) | (x >= width) | (y < 0) | (y >= height))) is not None:
@@ -164,6 +168,7 @@ def _check(events: np.ndarray, width: int, height: int, polarities: tuple[int, i
         raise UserError(
             f"event {index} has polarity {p[index]}, not {darker} or {brighter}", "signed=True reads -1 and 1"
         )
+    return [t, x, y, p]
 
 
 def _first(wrong: np.ndarray) -> int | None:
