@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from core_utils.data import Split
     from core_utils.spiking.networks import SpikingNetwork
     from core_utils.training import Loader
-    from snn_nda.augment import Augment
+    from snn_nda.augment import Augmentation
 
 PAPER = "Li et al., ECCV 2022, arXiv 2203.06145"
 EPOCHS = 40
@@ -167,7 +167,7 @@ def _batches(frames: np.ndarray, labels: np.ndarray, size: int = 50) -> list[tup
     return list(zip(*(part.split(size) for part in together), strict=True))
 
 
-def _augmentation(arm: str) -> Augment | None:
+def _augmentation(arm: str) -> Augmentation | None:
     """NDA of the miniature: mirror 0.5 and one of roll +-2 pixels, rotation and shear +-15 degrees: level 1 at 24."""
     from snn_nda import NDA
     from snn_nda.augment import Geometric, Photometric
