@@ -112,6 +112,8 @@ class JobConfig(DataConfig, TrainConfig):
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
         DataConfig.__post_init__(self)
+        if self.watch_last == 0:
+            raise UserError("watch_last must be at least 1: without a measured epoch there is no gap to report")
 
 
 @dataclass(frozen=True)
