@@ -6,7 +6,7 @@ import torch
 
 from core_utils.training import Arrays, Loader
 from snn_nda.augment import Draw, Geometric, Mixed, Photometric, indexed
-from snn_nda.nda import NDA
+from snn_nda.nda import NDA, Augment
 
 FRAMES = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (6, 3, 2, 12, 12)).astype(np.float32))
 LABELS = torch.arange(6) % 3
@@ -107,3 +107,14 @@ def test_an_index_follows_every_item_whatever_the_transform_and_the_workers():
         assert torch.equal(indices % 2, labels)
     plain = indexed(Loader(loader.dataset, 4, seed=3))
     assert torch.equal(torch.cat([i for _, i in plain.batches(0)]), torch.cat([v for (v, _), _ in plain.batches(0)]))
+
+
+def test_a_batch_moves_as_its_items_do_in_a_loader():
+    """The other way into a training: `snn_nda.Augment`, item by item, in the loader's processes."""
+    nda, labels = NDA("M2N2", flip=0.5), LABELS
+    dataset = list(zip(FRAMES, labels.tolist(), strict=True))
+    items = Loader(dataset, 6, seed=4, shuffle=False, transform=Augment(nda.policy, {1: 2, 2: 1}))
+    ((by_item, item_labels),) = items.batches(3)
+    together, batch_labels = Geometric(nda, {1: 2, 2: 1})(FRAMES, labels, Draw(4, 3, tuple(range(6))))
+    assert torch.equal(by_item, together)
+    assert torch.equal(item_labels, batch_labels)

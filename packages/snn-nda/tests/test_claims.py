@@ -60,6 +60,7 @@ def test_steadiness_is_measured_over_the_last_ten_epochs(short, tmp_path, monkey
     assert figures["nda_instability"] == pytest.approx(100 * np.std(accuracies, ddof=1))
 
 
+@pytest.mark.slow
 def test_other_arms_are_compared_with_none_and_with_nda(short, tmp_path):
     figures = other_augmentations(Trial(seed=0, workdir=tmp_path))
     none = figures["none_test_accuracy"]
@@ -72,6 +73,7 @@ def test_other_arms_are_compared_with_none_and_with_nda(short, tmp_path):
     assert len(losses) == 4
 
 
+@pytest.mark.slow
 def test_pretraining_is_compared_by_probe_and_by_fine_tuning(short, tmp_path):
     figures = simsiam(Trial(seed=0, workdir=tmp_path))
     probes = [figures[f"{name}_probe_test_accuracy"] for name in ("pretrained", "new")]

@@ -77,23 +77,25 @@ def test_a_finished_cache_is_not_made_again(folder, tmp_path, monkeypatch):
     assert cached_frames(recordings(folder), OPTIONS, tmp_path / "cache", progress=False) == path
 
 
-@pytest.mark.parametrize(
-    "options", [{"time_steps": 4}, {"size": 9}, {"by": "time"}, {"method": "area"}, {"method": "nearest"}]
-)
-def test_other_options_have_another_file(folder, tmp_path, options):
-    cache = tmp_path / "cache"
-    first = cached_frames(recordings(folder), OPTIONS, cache, progress=False)
-    assert cached_frames(recordings(folder), replace(OPTIONS, **options), cache, progress=False) != first
+@pytest.fixture
+def unmade(monkeypatch):
+    """Names the files and makes none."""
+    monkeypatch.setattr(frame_cache, "_make", lambda target, *_, **__: None)
 
 
-def test_other_recordings_and_another_sensor_have_another_file(folder, tmp_path):
-    cache = tmp_path / "cache"
-    files = {cached_frames(recordings(folder), OPTIONS, cache, progress=False)}
-    files.add(cached_frames(replace(recordings(folder), sensor_size=(30, 30)), OPTIONS, cache, progress=False))
-    files.add(cached_frames(recordings(folder).subset([0, 1]), OPTIONS, cache, progress=False))
+def test_other_options_have_another_file(folder, tmp_path, unmade):
+    changes = ({}, {"time_steps": 4}, {"size": 9}, {"by": "time"}, {"method": "area"}, {"method": "nearest"})
+    files = {cached_frames(recordings(folder), replace(OPTIONS, **change), tmp_path) for change in changes}
+    assert len(files) == len(changes)
+
+
+def test_other_recordings_and_another_sensor_have_another_file(folder, tmp_path, unmade):
+    parts = [recordings(folder), replace(recordings(folder), sensor_size=(30, 30)), recordings(folder).subset([0, 1])]
+    parts.append(recordings(folder, sort=True))
+    files = {cached_frames(part, OPTIONS, tmp_path) for part in parts}
     write_dat(folder / "class0" / "0.dat", recording(99, 70), SENSOR)
-    files.add(cached_frames(recordings(folder), OPTIONS, cache, progress=False))
-    assert len(files) == 4
+    files.add(cached_frames(recordings(folder), OPTIONS, tmp_path))
+    assert len(files) == 5
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no checksum"])

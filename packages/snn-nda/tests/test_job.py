@@ -109,3 +109,8 @@ def test_the_miniature_is_loaded_in_the_asked_size():
 def test_a_configuration_outside_its_range_is_refused(config, options, complaint):
     with pytest.raises(UserError, match=complaint):
         config(**options)
+
+
+def test_a_training_that_would_measure_nothing_is_refused_before_it_starts():
+    with pytest.raises(UserError, match="watch_last must be at least 1"):
+        JobConfig(watch_last=0)

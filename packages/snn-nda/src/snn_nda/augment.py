@@ -43,7 +43,7 @@ class Draw:
         return torch.Generator().manual_seed(int(number))
 
 
-Augment = Callable[[Frames, Labels, Draw], tuple[Frames, Labels]]
+Augmentation = Callable[[Frames, Labels, Draw], tuple[Frames, Labels]]
 """Frames, labels and lots to augmented frames and labels, whole or as shares; the same lots give the same."""
 
 
@@ -83,7 +83,7 @@ class Mixed:
 
     how: Literal["cutmix", "mixup"]
     num_classes: int
-    first: Augment | None = None
+    first: Augmentation | None = None
     alpha: float = 1.0
 
     def __call__(self, frames: Frames, labels: Labels, draw: Draw) -> tuple[Frames, Labels]:

@@ -92,11 +92,7 @@ class Gap(cli.Command):
             {arm: {seed: gap_summary(report) for seed, report in seeds.items()} for arm, seeds in arms.items()},
             self.baseline,
         )
-        shortest = min(len(report["epoch"]) for seeds in arms.values() for report in seeds.values())
-        shown = {
-            arm: [{name: column[:shortest] for name, column in each.items()} for each in seeds.values()]
-            for arm, seeds in arms.items()
-        }
+        shown = {arm: list(seeds.values()) for arm, seeds in arms.items()}
         write_atomically(self.out / "gap.svg", gap_figure(shown, "Accuracy on seen and unseen data"))
         write_atomically(self.out / "gap.json", dumps(rows, indent=2) + "\n")
         self.show(rows, lambda: _gap_table(rows, self.baseline))

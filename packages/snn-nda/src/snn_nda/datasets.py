@@ -89,9 +89,9 @@ def event_data(
         UserError: a folder, recording or option that cannot be used; names it.
     """
     parts = recording_parts(name, folder, sort=sort, sensor_size=sensor_size, label_safe_flip=label_safe_flip)
-    files = prepared(parts, folder, options, cache=cache, workers=workers, cluster=cluster, progress=progress)
     train, test = parts
     kept, held = _held_out(train, validation, np.random.default_rng(seed))
+    files = prepared(parts, folder, options, cache=cache, workers=workers, cluster=cluster, progress=progress)
     members = {"train": (train, kept), "validation": (train, held), "test": (test, np.arange(len(test)))}
     return DataSets(
         train=CachedFrames(files[0], train.labels, kept),

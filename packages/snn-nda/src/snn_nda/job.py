@@ -14,7 +14,7 @@ from core_utils.errors import UserError
 from core_utils.runs import Run
 from core_utils.training import History, Loader, Stateful, resolve_device, seed_everything
 from snn_nda import networks
-from snn_nda.augment import Augment, Geometric, Mixed, Photometric
+from snn_nda.augment import Augmentation, Geometric, Mixed, Photometric
 from snn_nda.datasets import DataSets, event_data, miniature_data
 from snn_nda.frame_cache import FrameOptions
 from snn_nda.labels import checked_label_map
@@ -112,6 +112,8 @@ class JobConfig(DataConfig, TrainConfig):
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
         DataConfig.__post_init__(self)
+        if self.watch_last == 0:
+            raise UserError("watch_last must be at least 1: without a measured epoch there is no gap to report")
 
 
 @dataclass(frozen=True)
@@ -163,13 +165,13 @@ def make_network(config: DataConfig, data: DataSets) -> nn.Module:
     return make(2, data.num_classes, **sized)
 
 
-def make_augment(config: DataConfig, data: DataSets) -> Augment | None:
+def make_augment(config: DataConfig, data: DataSets) -> Augmentation | None:
     """What a configuration does to its training data.
 
     Raises:
         FlipError: the policy mirrors recordings whose labels do not allow it.
     """
-    first: Augment | None = None
+    first: Augmentation | None = None
     if config.policy == PHOTOMETRIC:
         first = Photometric()
     elif config.policy != "none":

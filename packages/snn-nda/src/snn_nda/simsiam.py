@@ -24,7 +24,7 @@ from core_utils.errors import UserError
 from core_utils.runs import Run
 from core_utils.spiking.layout import time_first
 from core_utils.training import History, Loader, Stateful, cosine, fit
-from snn_nda.augment import Augment, Draw, indexed
+from snn_nda.augment import Augmentation, Draw, indexed
 from snn_nda.networks import feature_size, features
 from snn_nda.training import Place
 
@@ -142,7 +142,7 @@ def pretrain(
     loader: Loader,
     config: PretrainConfig,
     *,
-    augment: Augment,
+    augment: Augmentation,
     run: Run | None = None,
     stage: str = "pretrain",
     state: Mapping[str, Stateful] | None = None,

@@ -16,7 +16,7 @@ from core_utils.runs import Run
 from core_utils.spiking.layout import time_first
 from core_utils.spiking.networks import class_scores
 from core_utils.training import History, Loader, Stateful, cosine, fit
-from snn_nda.augment import Augment, Draw, indexed
+from snn_nda.augment import Augmentation, Draw, indexed
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def train(
     loader: Loader,
     config: TrainConfig,
     *,
-    augment: Augment | None = None,
+    augment: Augmentation | None = None,
     watch: Mapping[str, Iterable[Any]] | None = None,
     run: Run | None = None,
     stage: str = "fit",
