@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from core_utils.training import Loader
 from snn_nda.functional import cutmix, mixup
 from snn_nda.nda import NDA
 
-Frames = Float[Tensor, "B T C H W"]
-Labels = Shaped[Tensor, "B ..."]
+Frames: TypeAlias = Float[Tensor, "B T C H W"]
+Labels: TypeAlias = Shaped[Tensor, "B ..."]
 
 
 @dataclass(frozen=True)

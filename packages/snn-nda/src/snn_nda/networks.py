@@ -7,6 +7,7 @@ batch normalisation starts at a weight of 0.5, the threshold ("tdBN").
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -67,7 +68,7 @@ def resnet19(in_channels: int = 2, num_classes: int = 10, *, checkpoint_segments
         num_classes: K.
         checkpoint_segments: trade time for memory in training, see `SpikingNetwork`.
     """
-    shared = {"neuron": NEURON, "init_scale": INIT_SCALE}
+    shared: dict[str, Any] = {"neuron": NEURON, "init_scale": INIT_SCALE}
     stages = residual_blocks(
         partial(ResidualBlock, **shared), 64, widths=(128, 256, 512), depths=(3, 3, 2), strides=(1, 2, 2)
     )
