@@ -14,13 +14,11 @@ from core_utils.training import Arrays, Loader, seed_everything
 from snn_nda.augment import Draw, Geometric
 from snn_nda.nda import NDA
 from snn_nda.networks import tiny_vgg
+from snn_nda.probe import calibrate, encoded, linear_probe
 from snn_nda.simsiam import (
     CollapseWarning,
     PretrainConfig,
     SimSiam,
-    calibrate,
-    encoded,
-    linear_probe,
     pretrain,
     simsiam_loss,
     spread,

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from snn_nda.params import Params
     from snn_nda.policies import Policy, policy
     from snn_nda.preview import preview_gif, preview_png
-    from snn_nda.simsiam import PretrainConfig, SimSiam, calibrate, linear_probe, pretrain
+    from snn_nda.probe import calibrate, linear_probe
+    from snn_nda.simsiam import PretrainConfig, SimSiam, pretrain
     from snn_nda.synthetic import SyntheticEventDataset
     from snn_nda.training import TrainConfig, evaluate, train
 
@@ -90,7 +91,15 @@ _HOMES = {
     "params": ("Params",),
     "policies": ("Policy", "policy"),
     "preview": ("preview_gif", "preview_png"),
-    "simsiam": ("PretrainConfig", "SimSiam", "calibrate", "linear_probe", "pretrain"),
+    "probe": (
+        "calibrate",
+        "linear_probe",
+    ),
+    "simsiam": (
+        "PretrainConfig",
+        "SimSiam",
+        "pretrain",
+    ),
     "synthetic": ("SyntheticEventDataset",),
     "training": ("TrainConfig", "evaluate", "train"),
 }

@@ -138,7 +138,7 @@ class Probe(cli.Command):
         """Prints the accuracies; writes nothing."""
         from core_utils.training import resolve_device
         from snn_nda.job import evaluation_loader, load_data, make_network
-        from snn_nda.simsiam import calibrate, linear_probe
+        from snn_nda.probe import calibrate, linear_probe
         from snn_nda.trained import encoder_starter, read_pretraining
 
         device = resolve_device(self.device)
