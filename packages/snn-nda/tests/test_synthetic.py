@@ -50,7 +50,7 @@ def test_digits_are_not_mirrored_and_say_so():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("fashon", 10), "source 'fashon' is no folder"),
+        (("fashion-nist", 10), "source 'fashion-nist' is no folder"),
         (("fashion-mnist", 0), "n must lie between 1 and 8000 for fashion-mnist"),
         (("fashion-mnist", 2001, 5, 24, 0, "test"), "n must lie between 1 and 2000"),
     ],
