@@ -222,3 +222,12 @@ def test_scaling_counts_is_undone_by_the_first_normalisation(scale):
     layers = nn.Sequential(nn.Conv2d(2, 8, 3, bias=False), nn.BatchNorm2d(8, eps=1e-30)).double().train()
     x = frames_of(4, torch.float64)[:, 0]
     torch.testing.assert_close(layers(scale * x), layers(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("label", [3, np.int64(3), torch.tensor(3)])
+def test_a_mapped_label_keeps_its_type_so_that_batches_can_be_made_of_it(label):
+    augment = Augment(Policy(ops=(), num_ops=0, flip=1.0), {3: 7})
+    _, mapped = augment((torch.zeros(2, 2, 4, 4), label), np.random.default_rng(0))
+    assert (type(mapped), int(mapped)) == (type(label), 7)
+    _, kept = augment((torch.zeros(2, 2, 4, 4), label * 0), np.random.default_rng(0))
+    assert int(kept) == 0

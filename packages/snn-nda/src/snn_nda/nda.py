@@ -137,5 +137,7 @@ class Augment:
         frames, label = torch.as_tensor(item[0]), item[1]
         height, width = frames.shape[-2:]
         params = self.policy.draw(rng, (height, width))
-        label = self.label_map.get(int(label), label) if params.flipped else label
+        if params.flipped and int(label) in self.label_map:
+            mapped = self.label_map[int(label)]
+            label = torch.full_like(label, mapped) if isinstance(label, Tensor) else type(label)(mapped)
         return transform(frames[None], [params], self.policy.interpolation)[0], label
