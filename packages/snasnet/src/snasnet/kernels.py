@@ -105,7 +105,7 @@ class KernelAccumulator:
         self.updates, self.silent_pairs, self._neurons = 0, 0, 0
         self._sum: Tensor | None = None
 
-    def update(self, codes: Shaped[Tensor, "B N"], *, checked: bool = False) -> Float[Tensor, " B"]:
+    def update(self, codes: Shaped[Tensor, "B N"], *, checked: bool = False) -> Int[Tensor, " B"]:
         """Adds one layer's codes of one step.
 
         Args:

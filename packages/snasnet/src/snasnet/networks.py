@@ -313,7 +313,7 @@ def _operation(edge: Edge, channels: int, neuron: Neuron) -> nn.Module:
     return nn.Identity() if edge.operation == SKIP else nn.AvgPool2d(3, 1, 1)
 
 
-def _check(cell: Cell, spec: DatasetSpec, head: str, tau: float, sizes: dict[str, int]) -> None:
+def _check(cell: Cell, spec: DatasetSpec, head: str, tau: float | int, sizes: dict[str, int]) -> None:
     if not cell.is_valid():
         raise UserError(
             f"cell {cell} has no direct edge from input to output or joins a pair twice", "set row 0, column 3"
