@@ -138,9 +138,9 @@ def test_steps_one_by_one_give_what_all_together_give():
 def test_an_image_is_a_sequence_of_equal_frames():
     model = small()
     model.dropout.eval()
-    nn.init.normal_(model.hidden.weight, std=0.5)  # as drawn at first, no hidden neuron spikes
-    x = torch.rand(3, 1, 8, 8)
-    frames = x.expand(4, 3, 1, 8, 8).contiguous()
+    nn.init.normal_(model.hidden.weight, std=2.0)  # as drawn at first, no hidden neuron spikes
+    x = torch.rand(8, 1, 8, 8)
+    frames = x.expand(4, 8, 1, 8, 8).contiguous()
     assert model(x).std() > 0
     torch.testing.assert_close(model(x), model(frames))
 
@@ -148,11 +148,11 @@ def test_an_image_is_a_sequence_of_equal_frames():
 def test_the_same_input_gives_the_same_output_whatever_came_before():
     model = small()
     model.dropout.eval()
-    nn.init.normal_(model.hidden.weight, std=0.5)
-    x = torch.rand(3, 1, 8, 8)
+    nn.init.normal_(model.hidden.weight, std=2.0)
+    x = torch.rand(8, 1, 8, 8)
     first = model(x)
     assert first.std() > 0
-    model(5 * torch.rand(3, 1, 8, 8))
+    model(5 * torch.rand(8, 1, 8, 8))
     assert torch.equal(model(x), first)
 
 
@@ -190,7 +190,7 @@ def test_every_weight_of_a_pruned_cell_learns_and_dead_parts_have_none():
     model = small("0302 0000 0000 0000")  # 0 -> 1 leads nowhere
     assert set(model.cell1.edges) == {"0to3"}
     model = small()
-    nn.init.normal_(model.hidden.weight, std=0.5)
+    nn.init.normal_(model.hidden.weight, std=2.0)
     functional.cross_entropy(model(torch.rand(8, 1, 8, 8)), torch.arange(8)).backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
 
