@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from snasnet.cells import Cell
     from snasnet.costs import Constraints, most_sops, parameters
     from snasnet.kernels import KernelAccumulator, hd_kernel, logdet_score, sahd_kernel
-    from snasnet.miniature import miniature
+    from snasnet.miniature import miniature_images
     from snasnet.networks import SNASNet
     from snasnet.presets import load_released, preset
     from snasnet.scoring import ScoreResult, score_cell, score_model
@@ -38,7 +38,7 @@ __all__ = [
     "hd_kernel",
     "load_released",
     "logdet_score",
-    "miniature",
+    "miniature_images",
     "most_sops",
     "parameters",
     "preset",
@@ -54,6 +54,7 @@ _HOMES = {
     "cells": ("Cell",),
     "costs": ("Constraints", "most_sops", "parameters"),
     "kernels": ("KernelAccumulator", "hd_kernel", "logdet_score", "sahd_kernel"),
+    "miniature": ("miniature_images",),
     "networks": ("SNASNet",),
     "presets": ("load_released", "preset"),
     "scoring": ("ScoreResult", "score_cell", "score_model"),
@@ -67,8 +68,6 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     """Loads torch only when a name that needs it is asked for."""
-    if name == "miniature":  # the module's own name, too
-        return importlib.import_module("snasnet.miniature").miniature
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

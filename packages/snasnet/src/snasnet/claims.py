@@ -34,11 +34,11 @@ def firing(trial: Trial) -> dict[str, float]:
     from scipy.stats import spearmanr
 
     from core_utils.files import write_atomically
-    from snasnet import DatasetSpec, SearchSpace, miniature, score_cell
+    from snasnet import DatasetSpec, SearchSpace, miniature_images, score_cell
     from snasnet.plots import scatter_figure
 
     figures: dict[str, float] = {}
-    images = miniature(trial.seed, size=8, train_per_class=20, data=trial.data)
+    images = miniature_images(trial.seed, size=8, train_per_class=20, data=trial.data)
     batch = _batch(images, 128)
     for kind in ("forward", "backward"):
         cells = _distinct(SearchSpace(kind), SCORED * (3 if trial.full else 1), [trial.seed, 11])
@@ -67,9 +67,9 @@ def feedback(trial: Trial) -> dict[str, float]:
     import numpy as np
     from scipy.stats import mannwhitneyu
 
-    from snasnet import DatasetSpec, SearchSpace, correlate, miniature, parameters, score_cell
+    from snasnet import DatasetSpec, SearchSpace, correlate, miniature_images, parameters, score_cell
 
-    spec, images = DatasetSpec(1, 8, 10), miniature(trial.seed, size=8, data=trial.data)
+    spec, images = DatasetSpec(1, 8, 10), miniature_images(trial.seed, size=8, data=trial.data)
     rng = np.random.default_rng([trial.seed, 23])
     groups: dict[str, list[Cell]] = {"without": [], "idle": []}
     count = 2 * TRAINED if trial.full else TRAINED

@@ -13,7 +13,7 @@ TEST_SEED = 220_110_355
 """The test set is fixed: its choice comes from this seed, never from a trial's."""
 
 
-def miniature(
+def miniature_images(
     seed: int, *, size: int = 16, train_per_class: int = 200, test_per_class: int = 100, data: Path | None = None
 ) -> Split:
     """Fashion-MNIST, averaged over squares of 2 x 2 pixels and padded to 16 x 16, or averaged once more to 8 x 8.
