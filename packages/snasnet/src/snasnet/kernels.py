@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def sahd_kernel(
 
 def hd_kernel(codes: Shaped[Tensor, "B N"] | Shaped[np.ndarray, "B N"]) -> Float[np.ndarray, "B B"]:
     """N - HD of one layer's codes; arguments and errors as of `sahd_kernel`."""
-    return codes.shape[1] - _distance(*_gram(_binary(codes))).double().numpy()
+    return codes.shape[1] - _distance(*_gram(_binary(codes))).numpy()
 
 
 def logdet_score(kernel: Float[np.ndarray, "B B"]) -> tuple[float, float]:
@@ -79,6 +80,16 @@ def logdet_score(kernel: Float[np.ndarray, "B B"]) -> tuple[float, float]:
         return -math.inf, 0.0
     sign, value = np.linalg.slogdet(kernel)
     return (float(value), float(sign)) if sign != 0 and math.isfinite(value) else (-math.inf, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What one layer's codes of one step add to a kernel: entries, spikes of every sample, N, and pairs with E = 0."""
+
+    entries: Shaped[Tensor, "B B"]
+    spikes: Float[Tensor, " B"]
+    neurons: int
+    silent_pairs: int
 
 
 class KernelAccumulator:
@@ -118,24 +129,39 @@ class KernelAccumulator:
         Raises:
             KernelError: codes that are not binary, or of another number of samples than before.
         """
-        codes = codes if checked else _binary(codes)
-        if self._sum is not None and len(codes) != len(self._sum):
-            raise KernelError(f"the kernel has {len(self._sum)} samples, the codes {len(codes)}")
+        part = self.part(codes, checked=checked)
+        self.add(part)
+        return part.spikes.long()
+
+    def part(self, codes: Shaped[Tensor, "B N"], *, checked: bool = False) -> Part:
+        """What an update with these codes adds; arguments and errors as of `update`."""
+        return self._part(codes if checked else _binary(codes))
+
+    def add(self, part: Part) -> None:
+        """Adds a part, as often as other layers have the same codes.
+
+        Raises:
+            KernelError: another number of samples than before.
+        """
+        if self._sum is not None and self._sum.shape != part.entries.shape:
+            raise KernelError(f"the kernel has {len(self._sum)} samples, the codes {len(part.entries)}")
+        self._sum = part.entries.clone() if self._sum is None else self._sum.add_(part.entries)
+        self._neurons += part.neurons
+        self.updates += 1
+        self.silent_pairs += part.silent_pairs
+
+    def _part(self, codes: Float[Tensor, "B N"]) -> Part:
         neurons = codes.shape[1]
         spikes, gram = _gram(codes)
         if callable(self.metric):
-            part = torch.as_tensor(self.metric(codes)).double()
+            entries = torch.as_tensor(self.metric(codes)).double()
         elif self.metric == "hd":
-            part = _distance(spikes, gram)
+            entries = _distance(spikes, gram).long()
         else:
-            part = _ratio(spikes, gram, neurons, EPS).mul_(_alpha(self.alpha, neurons) * self._scale).round_().long()
-        self._sum = part if self._sum is None else self._sum.add_(part)
-        self._neurons += neurons
-        self.updates += 1
-        for equal in (spikes == 0, spikes == neurons):
-            count = int(equal.sum())
-            self.silent_pairs += count * (count - 1) // 2
-        return spikes
+            scale = _alpha(self.alpha, neurons) * self._scale
+            entries = _ratio(spikes, gram, neurons, EPS).mul_(scale).round_().long()
+        counts = [int((spikes == equal).sum()) for equal in (0, neurons)]
+        return Part(entries, spikes, neurons, sum(count * (count - 1) // 2 for count in counts))
 
     def merge(self, other: KernelAccumulator) -> KernelAccumulator:
         """Adds what another accumulator of the same samples has seen, and returns this one.
@@ -191,22 +217,24 @@ def _binary(codes: Any) -> Tensor:
     return tensor.float()
 
 
-def _gram(codes: Float[Tensor, "B N"]) -> tuple[Int[Tensor, " B"], Int[Tensor, "B B"]]:
-    """Spikes of every sample, and spikes that two have in common; on the CPU."""
-    common = torch.zeros(len(codes), len(codes), dtype=torch.int64)
-    for part in codes.split(_EXACT_NEURONS, dim=1):
-        common += (part @ part.T).long().cpu()
+def _gram(codes: Float[Tensor, "B N"]) -> tuple[Float[Tensor, " B"], Float[Tensor, "B B"]]:
+    """Spikes of every sample, and spikes that two have in common: integers in float64, on the CPU."""
+    parts = [(part @ part.T).cpu().double() for part in codes.split(_EXACT_NEURONS, dim=1)]
+    common = sum(parts[1:], parts[0])
     return common.diagonal().clone(), common
 
 
-def _distance(spikes: Int[Tensor, " B"], gram: Int[Tensor, "B B"]) -> Int[Tensor, "B B"]:
-    return spikes[:, None] + spikes[None, :] - 2 * gram
+def _distance(spikes: Float[Tensor, " B"], gram: Float[Tensor, "B B"]) -> Float[Tensor, "B B"]:
+    return (spikes[:, None] + spikes[None, :]).sub_(gram, alpha=2)
 
 
-def _ratio(spikes: Int[Tensor, " B"], gram: Int[Tensor, "B B"], neurons: int, eps: float) -> Float[Tensor, "B B"]:
-    """HD / (E + eps), float64; N E is an integer."""
-    expected = (neurons * (spikes[:, None] + spikes[None, :]) - 2 * spikes[:, None] * spikes[None, :]).double()
-    return _distance(spikes, gram).double().div_(expected.div_(neurons).add_(eps))
+def _ratio(
+    spikes: Float[Tensor, " B"], gram: Float[Tensor, "B B"], neurons: int, eps: float
+) -> Float[Tensor, "B B"]:
+    """HD / (E + eps); N E is an integer, exact below 2^53."""
+    sums = spikes[:, None] + spikes[None, :]
+    expected = (neurons * sums).sub_(torch.outer(spikes, spikes), alpha=2).div_(neurons).add_(eps)
+    return sums.sub_(gram, alpha=2).div_(expected)
 
 
 def _alpha(alpha: float | int | str, neurons: int) -> float:

@@ -52,8 +52,15 @@ class Memory:
 class Neurons(LIF):
     """LIF neurons whose membrane potential goes on in a call's memory."""
 
-    def forward(self, x_seq: Float[Tensor, "T B *shape"], memory: Memory | None = None) -> Float[Tensor, "T B *shape"]:
-        """Spikes, 0 or 1; from rest without a memory."""
+    def forward(
+        self,
+        x_seq: Float[Tensor, "T B *shape"],
+        memory: Memory | None = None,
+        fired: Float[Tensor, "T B *shape"] | None = None,
+    ) -> Float[Tensor, "T B *shape"]:
+        """Spikes, 0 or 1; from rest without a memory. Where the like neurons of another edge have `fired`, just these."""
+        if fired is not None:
+            return fired
         memory = Memory() if memory is None else memory
         channels_last = x_seq.ndim == 5 and x_seq[0].is_contiguous(memory_format=torch.channels_last)
         # Neurons are alike: in the order of their memory they need no copy.
@@ -80,10 +87,19 @@ class SpikingConv(nn.Module):
         self.norm = TimeBatchNorm2d(channels, statistics="per_step")
 
     def forward(
-        self, x_seq: Float[Tensor, "T B C H W"], memory: Memory, *, spikes_only: bool = False
+        self,
+        x_seq: Float[Tensor, "T B C H W"],
+        memory: Memory,
+        shared: dict[int, Tensor],
+        source: int,
+        *,
+        spikes_only: bool = False,
     ) -> Float[Tensor, "T B C H W"]:
-        """The normalised sequence, or only the spikes if nothing reads the rest."""
-        spikes = self.spike(x_seq, memory)
+        """The normalised sequence, or only the spikes if nothing reads the rest.
+
+        Edges that leave one node have like neurons with the same input: the first computes the spikes of all.
+        """
+        spikes = shared[source] = self.spike(x_seq, memory, shared.get(source))
         return spikes if spikes_only else self.norm(over_time(self.conv, spikes))
 
 
@@ -107,36 +123,43 @@ class SpikingCell(nn.Module):
         """The output node at every step; without feedback all steps are computed together."""
         memory = Memory() if memory is None else memory
         if not self.cell.n_backward:
-            return self._nodes(x_seq, {}, memory)[OUTPUT]
+            return self._nodes(x_seq, {}, memory, {})[OUTPUT]
         outputs, end = [], len(x_seq) - 1
         for t in range(len(x_seq)):
-            nodes = self._nodes(x_seq[t : t + 1], memory.kept.get(self, {}), memory)
+            shared: dict[int, Tensor] = {}
+            nodes = self._nodes(x_seq[t : t + 1], memory.kept.get(self, {}), memory, shared)
             outputs.append(nodes[OUTPUT])
-            memory.kept[self] = self._feedback(nodes, memory, unread=memory.last and t == end)
+            memory.kept[self] = self._feedback(nodes, memory, shared, unread=memory.last and t == end)
         return torch.cat(outputs)
 
-    def _nodes(self, x_seq: Tensor, feedback: dict[int, Tensor], memory: Memory) -> list[Tensor]:
+    def _nodes(
+        self, x_seq: Tensor, feedback: dict[int, Tensor], memory: Memory, shared: dict[int, Tensor]
+    ) -> list[Tensor]:
         nodes: list[Tensor] = []
         for node in range(NODES):
             terms = [x_seq] if node == INPUT else []
-            terms += [self._along(edge, nodes, memory) for edge in self.cell.forward_edges if edge.target == node]
+            terms += [self._along(edge, nodes, memory, shared) for edge in self.cell.forward_edges if edge.target == node]
             terms += [feedback[node]] if node in feedback else []
             nodes.append(sum(terms[1:], terms[0]) if terms else torch.zeros_like(x_seq))
         return nodes
 
-    def _feedback(self, nodes: list[Tensor], memory: Memory, *, unread: bool) -> dict[int, Tensor]:
+    def _feedback(
+        self, nodes: list[Tensor], memory: Memory, shared: dict[int, Tensor], *, unread: bool
+    ) -> dict[int, Tensor]:
         """By target, the sums for the next step; where no step follows, its neurons fire and nothing else runs."""
         wanted = not unread or (self.compat and self.training)
         sums: dict[int, Tensor] = {}
         for edge in self.cell.backward_edges:
-            value = self._along(edge, nodes, memory, spikes_only=not wanted)
+            value = self._along(edge, nodes, memory, shared, spikes_only=not wanted)
             sums[edge.target] = sums[edge.target] + value if edge.target in sums else value
         return {} if unread else sums
 
-    def _along(self, edge: Edge, nodes: list[Tensor], memory: Memory, *, spikes_only: bool = False) -> Tensor:
+    def _along(
+        self, edge: Edge, nodes: list[Tensor], memory: Memory, shared: dict[int, Tensor], *, spikes_only: bool = False
+    ) -> Tensor:
         operation, x_seq = self.edges[edge.name], nodes[edge.source]
         if isinstance(operation, SpikingConv):
-            return operation(x_seq, memory, spikes_only=spikes_only)
+            return operation(x_seq, memory, shared, edge.source, spikes_only=spikes_only)
         return x_seq if spikes_only or edge.operation == SKIP else over_time(operation, x_seq)
 
 

@@ -26,7 +26,7 @@ def cell_figure(cell: Cell, title: str = "") -> str:
     Returns:
         SVG.
     """
-    figure, axes = _figure((6.4, 3.6))
+    figure, axes = _figure((6.4, 4.4 if cell.n_backward else 2.8))
     for edge in cell.edges:
         _draw_edge(axes, edge)
     for node in range(NODES):
@@ -41,7 +41,8 @@ def cell_figure(cell: Cell, title: str = "") -> str:
             zorder=3,
             bbox={"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": "black"},
         )
-    axes.set(xlim=(-0.5, NODES - 0.5), ylim=(-1.5 if cell.n_backward else -0.4, 1.5))
+    axes.set(xlim=(-0.5, NODES - 0.5), ylim=(-1.15 if cell.n_backward else -0.4, 1.15))
+    axes.set_aspect("equal")  # bows are as high in the picture as in its units
     axes.axis("off")
     legend = "solid: same time step" + ("; dashed: feedback, one step later" if cell.n_backward else "")
     axes.set_title(f"{title or f'Cell {cell}'}\n{legend}", fontsize="medium")
@@ -102,7 +103,7 @@ def _draw_edge(axes: Any, edge: Edge) -> None:
 
     span = abs(edge.target - edge.source)
     colour = COLOURS[edge.operation]
-    height = {1: 0.35, 2: 0.8, 3: 1.25}[span]
+    height = {1: 0.3, 2: 0.62, 3: 0.95}[span]
     # A quadratic bow reaches half the height of its control point, which `rad` gives as a share of the span; both
     # directions bend to the left of their own way, forward edges up and feedback down.
     rad = -2 * height / span

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from core_utils.errors import UserError
 from core_utils.spiking.networks import LIF
 from snasnet.cells import Cell
-from snasnet.kernels import KernelAccumulator, Metric
+from snasnet.kernels import KernelAccumulator, Metric, Part
 from snasnet.networks import SNASNet
 from snasnet.specs import DatasetSpec
 
@@ -143,16 +143,32 @@ def derived_seed(seed: int, name: str, repeat: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {name} {repeat}".encode()).digest()[:7], "big")
 
 
-@dataclass
+@dataclass(eq=False)
 class _Pass:
+    """One forward pass under watch.
+
+    Layers with the same neurons and the same input hand on one tensor; its part of the kernel is computed once.
+    """
+
     accumulator: KernelAccumulator
     spikes: dict[str, float] = field(default_factory=dict)
     chances: dict[str, int] = field(default_factory=dict)
+    step: dict[str, tuple[Tensor, list[Part]]] = field(default_factory=dict)
 
-    def add(self, name: str, codes: Tensor, *, checked: bool) -> None:
-        counts = self.accumulator.update(codes, checked=checked)
-        self.spikes[name] = self.spikes.get(name, 0) + float(counts.sum())
-        self.chances[name] = self.chances.get(name, 0) + codes.numel()
+    def look(self, name: str, layer: nn.Module, output: Any, samples: int) -> None:
+        """At what a spiking layer gave."""
+        spikes = output[0] if isinstance(output, tuple) else output
+        if name in self.step:  # comes again: the next time step
+            self.step.clear()
+        parts = next((parts for seen, parts in self.step.values() if seen is spikes), None)
+        if parts is None:
+            checked = isinstance(layer, LIF)
+            parts = [self.accumulator.part(codes, checked=checked) for codes in _codes(name, layer, spikes, samples)]
+        self.step[name] = spikes, parts
+        for part in parts:
+            self.accumulator.add(part)
+            self.spikes[name] = self.spikes.get(name, 0.0) + float(part.spikes.sum())
+            self.chances[name] = self.chances.get(name, 0) + samples * part.neurons
 
     @property
     def rates(self) -> dict[str, float]:
@@ -169,12 +185,8 @@ def _one_pass(
 ) -> _Pass:
     found = _Pass(KernelAccumulator(alpha, metric))
 
-    def look(name: str, layer: nn.Module, output: Any) -> None:
-        for codes in _codes(name, layer, output, samples):
-            found.add(name, codes, checked=isinstance(layer, LIF))
-
     handles = [
-        layer.register_forward_hook(lambda layer, _, output, name=name: look(name, layer, output))
+        layer.register_forward_hook(lambda layer, _, output, name=name: found.look(name, layer, output, samples))
         for name, layer in watched.items()
     ]
     try:
@@ -194,9 +206,8 @@ def _one_pass(
     return found
 
 
-def _codes(name: str, layer: nn.Module, output: Any, samples: int) -> Iterator[Tensor]:
+def _codes(name: str, layer: nn.Module, spikes: Tensor, samples: int) -> Iterator[Tensor]:
     """One [B, N] a step of what a spiking layer gave."""
-    spikes = output[0] if isinstance(output, tuple) else output
     bases = {base.__name__ for base in type(layer).__mro__}
     if isinstance(layer, LIF) or ("BaseNode" in bases and getattr(layer, "step_mode", "s") == "m"):
         steps = list(spikes)
