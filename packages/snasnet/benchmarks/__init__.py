@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-CELLS = ("0302 0030 3003 0000", "0303 0030 2002 0200", "0401 0000 0301 0000")
+CELLS = ("0302 0030 3003 0000", "0303 0030 2002 0200", "0301 0041 2000 0000")
 """Both released cells, and one with a skip, a pool and feedback."""
 SAMPLES, SIZE, T = 128, 32, 5
 OPTIONS = {"width": 16, "hidden": 128, "T": T}

@@ -41,7 +41,7 @@ def cell_figure(cell: Cell, title: str = "") -> str:
             zorder=3,
             bbox={"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": "black"},
         )
-    axes.set(xlim=(-0.5, NODES - 0.5), ylim=(-1.15 if cell.n_backward else -0.4, 1.15))
+    axes.set(xlim=(-0.5, NODES - 0.5), ylim=(-0.3 - max(map(_height, cell.backward_edges)) if cell.n_backward else -0.4, 1.15))
     axes.set_aspect("equal")  # bows are as high in the picture as in its units
     axes.axis("off")
     legend = "solid: same time step" + ("; dashed: feedback, one step later" if cell.n_backward else "")
@@ -103,7 +103,7 @@ def _draw_edge(axes: Any, edge: Edge) -> None:
 
     span = abs(edge.target - edge.source)
     colour = COLOURS[edge.operation]
-    height = {1: 0.3, 2: 0.62, 3: 0.95}[span]
+    height = _height(edge)
     # A quadratic bow reaches half the height of its control point, which `rad` gives as a share of the span; both
     # directions bend to the left of their own way, forward edges up and feedback down.
     rad = -2 * height / span
@@ -131,6 +131,11 @@ def _draw_edge(axes: Any, edge: Edge) -> None:
         color=colour,
         bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"},
     )
+
+
+def _height(edge: Edge) -> float:
+    """Of a bow, in distances between nodes."""
+    return {1: 0.3, 2: 0.62, 3: 0.95}[abs(edge.target - edge.source)]
 
 
 def _figure(size: tuple[float, float], panels: int = 1) -> tuple[Any, Any]:
