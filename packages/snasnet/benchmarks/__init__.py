@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CELLS = ("0302 0030 3003 0000", "0303 0030 2002 0200", "0301 0041 2000 0000")
 """Both released cells, and one with a skip, a pool and feedback."""
 SAMPLES, SIZE, T = 128, 32, 5
-OPTIONS = {"width": 16, "hidden": 128, "T": T}
+OPTIONS: dict[str, Any] = {"width": 16, "hidden": 128, "T": T}
 
 
 def ours_one_pass() -> Callable[[], object]:
@@ -91,7 +91,7 @@ class ReferenceNetwork:
         self.updates = 0
 
     def score(self, images: Tensor) -> float:
-        """log |det| of one batch's kernel."""
+        """Log |det| of one batch's kernel."""
         import numpy as np
         import torch
 

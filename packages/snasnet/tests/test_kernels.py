@@ -61,7 +61,9 @@ def test_independent_codes_are_alpha_apart_whatever_their_rates(first, second):
 def test_the_plain_distance_of_independent_codes_is_a_rate_meter():
     rates, neurons = (0.02, 0.1, 0.5), 4000
     plain = [(neurons - hd_kernel(bernoulli((20, neurons), rate)))[~np.eye(20, dtype=bool)].mean() for rate in rates]
-    corrected = [(neurons - sahd_kernel(bernoulli((20, neurons), rate)))[~np.eye(20, dtype=bool)].mean() for rate in rates]
+    corrected = [
+        (neurons - sahd_kernel(bernoulli((20, neurons), rate)))[~np.eye(20, dtype=bool)].mean() for rate in rates
+    ]
     assert max(plain) > 10 * min(plain)
     assert max(corrected) < 1.02 * min(corrected)
 

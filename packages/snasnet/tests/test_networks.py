@@ -94,7 +94,14 @@ def loop(cell: SpikingCell, x_seq, training):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     "text",
-    [FEEDBACK, "0303 0030 2002 0200", "0233 0014 0002 0000", "0401 0000 0301 0000", "0031 0003 0200 0000", "0301 0041 2000 0000"],
+    [
+        FEEDBACK,
+        "0303 0030 2002 0200",
+        "0233 0014 0002 0000",
+        "0401 0000 0301 0000",
+        "0031 0003 0200 0000",
+        "0301 0041 2000 0000",
+    ],
 )
 def test_a_cell_gives_what_a_plain_loop_over_its_equations_gives(text, training):
     torch.manual_seed(1)
@@ -170,7 +177,7 @@ def test_one_dropout_mask_serves_all_steps():
     seen = []
     model.dropout.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
     model(torch.rand(3, 1, 8, 8))
-    (before, after), = seen
+    ((before, after),) = seen
     dropped = ((before > 0) & (after == 0)).any(0)
     assert dropped.any()
     assert not (after * dropped).any()

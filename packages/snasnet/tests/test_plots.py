@@ -12,10 +12,10 @@ from snasnet.plots import accuracy_figure, cell_figure, histogram_figure, scatte
 def test_a_cell_s_picture_has_an_arrow_an_edge_and_dashes_for_feedback():
     picture = cell_figure(Cell("0302 0030 3003 0000"))
     assert picture.startswith("<?xml")
-    assert len(re.findall(r"stroke-dasharray: [1-9]", picture)) == 1
+    assert len(re.findall(r"stroke-dasharray: [1-9]", picture)) == 2  # a bow and its head
     without = cell_figure(Cell("0302 0030 0003 0000"))
     assert not re.search(r"stroke-dasharray: [1-9]", without)
-    assert picture.count('stroke-width: 1.8') >= without.count('stroke-width: 1.8') + 1
+    assert picture.count("stroke-width: 1.8") >= without.count("stroke-width: 1.8") + 1
     assert cell_figure(Cell("0302 0030 3003 0000")) == picture
 
 

@@ -178,7 +178,9 @@ def test_cells_that_break_a_constraint_are_never_scored(batch, scored):
     limit = parameters(Cell("0002 0000 0000 0000"), SPEC, **OPTIONS)
     found = find(batch, constraints=Constraints(max_params=limit, min_convs=1), n=8)
     assert all(row["params"] <= limit and row["convs"] >= 1 for row in found.table)
-    with pytest.raises(ValueError, match=r"none of 1000 draws keeps the constraints .the closest: .* has \d+ parameters"):
+    with pytest.raises(
+        ValueError, match=r"none of 1000 draws keeps the constraints .the closest: .* has \d+ parameters"
+    ):
         find(batch, constraints=Constraints(max_params=10))
 
 
@@ -236,7 +238,9 @@ def test_correlations_are_those_of_scipy_with_an_interval_around():
 def test_dask_ranks_as_processes_do(batch):
     distributed = pytest.importorskip("distributed")
     here = find(batch, n=10)
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
         assert ranking(find(batch, n=10, cluster=cluster.scheduler_address)) == ranking(here)
 
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from snasnet.cells import Cell
 
 PAPER = "Kim et al., ECCV 2022, arXiv 2201.10355"
-SCORED = 40
+SCORED = 30
 """Cells of each kind that a trial scores."""
 TRAINED = 3
 """Cells of each sort that a trial trains."""
-SCORING = {"width": 12, "hidden": 64, "T": 4}
-TRAINING = {"width": 8, "hidden": 64, "T": 4}
+SCORING: dict[str, Any] = {"width": 12, "hidden": 64, "T": 4}
+TRAINING: dict[str, Any] = {"width": 8, "hidden": 64, "T": 4}
 
 
 def firing(trial: Trial) -> dict[str, float]:
@@ -43,7 +43,10 @@ def firing(trial: Trial) -> dict[str, float]:
     for kind in ("forward", "backward"):
         cells = _distinct(SearchSpace(kind), SCORED * (3 if trial.full else 1), [trial.seed, 11])
         found = {
-            metric: [score_cell(cell, DatasetSpec(1, 8, 10), batch, metric=metric, seed=trial.seed, **SCORING) for cell in cells]
+            metric: [
+                score_cell(cell, DatasetSpec(1, 8, 10), batch, metric=metric, seed=trial.seed, **SCORING)
+                for cell in cells
+            ]
             for metric in ("sahd", "hd")
         }
         usable = [i for i in range(len(cells)) if not (found["sahd"][i].degenerate or found["hd"][i].degenerate)]
@@ -90,7 +93,9 @@ def feedback(trial: Trial) -> dict[str, float]:
     mean = {name: float(np.mean([accuracies[cell.id] for cell in cells])) for name, cells in groups.items()}
     ranked = [row for row in rows if row["score"] is not None]
     taus = correlate(ranked, accuracies, columns=("score", "hd", "params", "convs"), resamples=200)
-    ordered = mannwhitneyu(*([accuracies[cell.id] for cell in cells] for cells in groups.values()), alternative="greater")
+    ordered = mannwhitneyu(
+        *([accuracies[cell.id] for cell in cells] for cells in groups.values()), alternative="greater"
+    )
     return {
         "lost": mean["without"] - mean["idle"],
         **{f"accuracy_{name}": value for name, value in mean.items()},
@@ -110,7 +115,17 @@ def ranking(trial: Trial) -> dict[str, float]:
     from core_utils.errors import UserError
     from core_utils.runs import Run
     from core_utils.training import Arrays, Loader, seed_everything
-    from snasnet import DatasetSpec, SearchSpace, SNASNet, TrainConfig, accuracy, correlate, parameters, score_cell, train
+    from snasnet import (
+        DatasetSpec,
+        SearchSpace,
+        SNASNet,
+        TrainConfig,
+        accuracy,
+        correlate,
+        parameters,
+        score_cell,
+        train,
+    )
 
     if trial.data is None:
         raise UserError("claim score-ranks-cells needs CIFAR-10", "add --data DIR")
@@ -164,7 +179,8 @@ def _distinct(space: Any, count: int, seed: list[int]) -> list[Cell]:
     """Random cells, each once."""
     import numpy as np
 
-    rng, cells = np.random.default_rng(seed), {}
+    rng = np.random.default_rng(seed)
+    cells: dict[str, Cell] = {}
     while len(cells) < count:
         cell = space.sample(rng)
         cells[cell.id] = cell
@@ -185,7 +201,7 @@ def _trained(cell: Cell, images: Split, trial: Trial) -> float:
     from core_utils.training import Arrays, Loader, seed_everything
     from snasnet import DatasetSpec, SNASNet, TrainConfig, accuracy, train
 
-    config = TrainConfig(steps=240, batch_size=32, optimizer="adamw", learning_rate=1e-2, lowest=0.0, seed=trial.seed)
+    config = TrainConfig(steps=200, batch_size=32, optimizer="adamw", learning_rate=1e-2, lowest=0.0, seed=trial.seed)
     seed_everything(trial.seed)
     model = SNASNet(cell, DatasetSpec(1, 8, 10), **TRAINING)
     loader = Loader(Arrays(images.x_train, images.y_train), config.batch_size, seed=trial.seed)

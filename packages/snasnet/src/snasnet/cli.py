@@ -84,7 +84,14 @@ class Score(OnData):
         given = self.scored()
         spec, more = given["spec"], self.options
         result = score_cell(
-            cell, spec, given["batch"], metric=self.metric, alpha=self.alpha, repeats=self.repeats, seed=self.seed, **more
+            cell,
+            spec,
+            given["batch"],
+            metric=self.metric,
+            alpha=self.alpha,
+            repeats=self.repeats,
+            seed=self.seed,
+            **more,
         )
         self.show(
             {
@@ -149,13 +156,17 @@ class Search(OnData, cli.RunCommand):
                 )
                 scores = [row["score"] for row in result.table if row["status"] == "ok"]
                 if scores:
-                    run.write("figures/score_hist.svg", histogram_figure(scores, f"{len(scores)} cells, {self.strategy}"))
+                    run.write(
+                        "figures/score_hist.svg", histogram_figure(scores, f"{len(scores)} cells, {self.strategy}")
+                    )
                     run.write("figures/cell.svg", cell_figure(result.best))
                 counts = {status: result.count(status) for status in ("ok", "degenerate", "failed")}
                 run.finish({"draws": result.draws, **counts, "table": result.table})
             found = run.result()
         best = found["table"][: self.top]
-        self.show({**found, "table": best} if self.json else found, None if self.json else lambda: _ranking(found, best))
+        self.show(
+            {**found, "table": best} if self.json else found, None if self.json else lambda: _ranking(found, best)
+        )
         return cli.CHECK_FAILED if found["failed"] else cli.DONE
 
 
@@ -182,7 +193,9 @@ class Train(cli.Configured, cli.RunCommand):
         cell = _best_of(self.from_) if self.from_ is not None else self.cell
         names = ("dataset", "epochs", "time_steps", "seed")
         typed = {name: value for name in names if (value := getattr(self, name)) is not None}
-        config = self.settings(JobConfig, **typed, **({} if cell is None else {"cell": str(_valid_cell(cell).pruned())}))
+        config = self.settings(
+            JobConfig, **typed, **({} if cell is None else {"cell": str(_valid_cell(cell).pruned())})
+        )
         with self.open_run(asked_of(config, self.data)) as run:
             if not run.finished:
                 run.finish(train_job(config, self.data, run=run, device=self.device, progress=not self.quiet))
@@ -207,7 +220,12 @@ class Evaluate(OnTrained):
         from snasnet.job import evaluation_loader, read_trained
 
         trained = read_trained(self.run, self.data)
-        self.show({"cell": trained.config.cell, "test_accuracy": accuracy(trained.model, evaluation_loader(trained.data.test))})
+        self.show(
+            {
+                "cell": trained.config.cell,
+                "test_accuracy": accuracy(trained.model, evaluation_loader(trained.data.test)),
+            }
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

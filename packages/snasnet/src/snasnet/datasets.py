@@ -81,9 +81,7 @@ def load_data(name: str, folder: Path | None = None, *, seed: int = 0) -> DataSe
     held = np.zeros(len(labels), bool)
     share = max(1, int(np.bincount(labels)[np.unique(labels)].min() // 10))
     held[stratified(labels, share, np.random.default_rng([seed, 1]))] = True
-    return DataSets(
-        spec, (x_train[~held], labels[~held]), (x_train[held], labels[held]), (x_test, images.y_test)
-    )
+    return DataSets(spec, (x_train[~held], labels[~held]), (x_train[held], labels[held]), (x_test, images.y_test))
 
 
 def _channels(images: Any) -> np.ndarray:

@@ -72,7 +72,7 @@ def hd_kernel(codes: Shaped[Tensor, "B N"] | Shaped[np.ndarray, "B N"]) -> Float
 
 
 def logdet_score(kernel: Float[np.ndarray, "B B"]) -> tuple[float, float]:
-    """log |det K| and the sign of det K; (-inf, 0) where K is singular or not finite.
+    """Log |det K| and the sign of det K; (-inf, 0) where K is singular or not finite.
 
     Two equal rows make K singular whatever rounding leaves of its determinant.
     """
@@ -200,7 +200,7 @@ class KernelAccumulator:
         return self.silent_pairs / max(1, self.updates * (samples * (samples - 1) // 2))
 
     def score(self) -> tuple[float, float]:
-        """log |det K| and the sign of det K, as `logdet_score`."""
+        """Log |det K| and the sign of det K, as `logdet_score`."""
         return logdet_score(self.kernel)
 
     @property
@@ -228,9 +228,7 @@ def _distance(spikes: Float[Tensor, " B"], gram: Float[Tensor, "B B"]) -> Float[
     return (spikes[:, None] + spikes[None, :]).sub_(gram, alpha=2)
 
 
-def _ratio(
-    spikes: Float[Tensor, " B"], gram: Float[Tensor, "B B"], neurons: int, eps: float
-) -> Float[Tensor, "B B"]:
+def _ratio(spikes: Float[Tensor, " B"], gram: Float[Tensor, "B B"], neurons: int, eps: float) -> Float[Tensor, "B B"]:
     """HD / (E + eps); N E is an integer, exact below 2^53."""
     sums = spikes[:, None] + spikes[None, :]
     expected = (neurons * sums).sub_(torch.outer(spikes, spikes), alpha=2).div_(neurons).add_(eps)

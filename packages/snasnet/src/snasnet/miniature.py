@@ -40,9 +40,7 @@ def miniature_images(
     test = stratified(images.y_test, test_per_class, np.random.default_rng(TEST_SEED))
     x_train, x_test = (_shrunk(x, size) for x in (images.x_train[train], images.x_test[test]))
     mean, deviation = x_train.mean(), x_train.std()
-    return Split(
-        (x_train - mean) / deviation, images.y_train[train], (x_test - mean) / deviation, images.y_test[test]
-    )
+    return Split((x_train - mean) / deviation, images.y_train[train], (x_test - mean) / deviation, images.y_test[test])
 
 
 def _shrunk(images: np.ndarray, size: int) -> np.ndarray:

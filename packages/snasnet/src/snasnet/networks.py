@@ -138,7 +138,9 @@ class SpikingCell(nn.Module):
         nodes: list[Tensor] = []
         for node in range(NODES):
             terms = [x_seq] if node == INPUT else []
-            terms += [self._along(edge, nodes, memory, shared) for edge in self.cell.forward_edges if edge.target == node]
+            terms += [
+                self._along(edge, nodes, memory, shared) for edge in self.cell.forward_edges if edge.target == node
+            ]
             terms += [feedback[node]] if node in feedback else []
             nodes.append(sum(terms[1:], terms[0]) if terms else torch.zeros_like(x_seq))
         return nodes

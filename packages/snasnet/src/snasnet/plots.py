@@ -41,7 +41,10 @@ def cell_figure(cell: Cell, title: str = "") -> str:
             zorder=3,
             bbox={"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": "black"},
         )
-    axes.set(xlim=(-0.5, NODES - 0.5), ylim=(-0.3 - max(map(_height, cell.backward_edges)) if cell.n_backward else -0.4, 1.15))
+    axes.set(
+        xlim=(-0.5, NODES - 0.5),
+        ylim=(-0.3 - max(map(_height, cell.backward_edges)) if cell.n_backward else -0.4, 1.15),
+    )
     axes.set_aspect("equal")  # bows are as high in the picture as in its units
     axes.axis("off")
     legend = "solid: same time step" + ("; dashed: feedback, one step later" if cell.n_backward else "")

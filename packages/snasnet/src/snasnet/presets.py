@@ -90,5 +90,6 @@ def _check_pool(path: str | Path, tensors: dict[str, Tensor], model: SNASNet, ar
     side = math.isqrt(features // (2 * arguments["width"]))
     half = spec.shape[0] // (2 * stride)
     hint = f"p2={half // side} fits" if side and half % side == 0 else None
-    raise UserError(f"{path} has a Linear of {features} inputs, p2={arguments['p2']} makes {model.hidden.in_features}", hint)
-
+    raise UserError(
+        f"{path} has a Linear of {features} inputs, p2={arguments['p2']} makes {model.hidden.in_features}", hint
+    )

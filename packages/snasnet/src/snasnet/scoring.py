@@ -79,13 +79,13 @@ def score_cell(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, cell.id, 0))
         model = SNASNet(cell, spec, **options)
-    model = model.to(batch.device, memory_format=torch.channels_last)
+    model = model.to(batch.device).to(memory_format=torch.channels_last)
     return score_model(model, batch, metric, alpha=alpha, repeats=repeats, seed=seed)
 
 
 def score_model(
     model: nn.Module,
-    batch: Float[Tensor, "B *shape"],
+    batch: Float[Tensor, B * shape],
     metric: str | Metric = "sahd",
     layers: Sequence[str] | None = None,
     repeats: int = 1,

@@ -209,9 +209,7 @@ class _Rules:
         return self.constraints.violation(cell, self.spec, **self.options)
 
 
-def _rounds(
-    strategy: str, space: SearchSpace, rules: _Rules, n: int, seed: int, rows: Scores
-) -> Iterator[list[Cell]]:
+def _rounds(strategy: str, space: SearchSpace, rules: _Rules, n: int, seed: int, rows: Scores) -> Iterator[list[Cell]]:
     rng = np.random.default_rng([seed, STRATEGIES.index(strategy)])
     if strategy == "random":
         yield [_kept(lambda: space.sample(rng), rules) for _ in range(n)]
@@ -239,7 +237,7 @@ def _evolution(
         for _ in range(min(n - done, max(1, size // 2))):
             drawn = rng.choice(len(population), size=max(2, len(population) // 4), replace=False)
             parent = min((population[index] for index in drawn), key=lambda cell: _rank(rows.get(cell.id), cell.id))
-            children.append(_kept(lambda parent=parent: space.mutate(parent, rng), rules))
+            children.append(_kept(functools.partial(space.mutate, parent, rng), rules))
         yield children
         done += len(children)
         population = (population + children)[-size:]

@@ -122,8 +122,9 @@ class SearchSpace:
         return list(dict.fromkeys(forward + backward))
 
     def _accepts(self, drawn: Int[np.ndarray, "n 4 4"], pruned: Int[np.ndarray, "n 4 4"]) -> np.ndarray:
-        direct = drawn[:, INPUT, OUTPUT] != 0
-        accepted = direct if self.require_direct else pruned.any((1, 2))
+        accepted: np.ndarray = drawn[:, INPUT, OUTPUT] != 0
+        if not self.require_direct:
+            accepted = np.any(pruned, axis=(1, 2))
         if self.max_backward is not None:
             accepted = accepted & (np.tril(pruned).astype(bool).sum((1, 2)) <= self.max_backward)
         return accepted
