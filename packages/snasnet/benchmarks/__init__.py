@@ -106,8 +106,8 @@ class ReferenceNetwork:
             x = self.pool(self._fire("vector", self.norms[1](x))).flatten(1)
             mask = self.dropout(torch.ones_like(x)) if mask is None else mask
             self.readout(self._fire("hidden", self.hidden(x * mask)))
-        assert isinstance(self.kernel, torch.Tensor)
-        return float(np.linalg.slogdet((self.kernel / self.updates).numpy())[1])
+        kernel = torch.as_tensor(self.kernel / self.updates)
+        return float(np.linalg.slogdet(kernel.numpy())[1])
 
     def _cell(self, number: int, x: Tensor, feedback: list[Tensor | float]) -> tuple[Tensor, list[Tensor | float]]:
         nodes = [x + feedback[0]]

@@ -1,7 +1,6 @@
 """The package stands on core-utils and its own dependencies alone."""
 
 import importlib.metadata
-import importlib.util
 
 import snasnet
 
@@ -9,7 +8,3 @@ import snasnet
 def test_nothing_else_of_this_repository_is_importable():
     assert "site-packages" in snasnet.__file__
     assert {entry.name for entry in importlib.metadata.entry_points(group="core_utils.claims")} == {"snasnet"}
-
-
-def test_torch_is_not_needed():
-    assert importlib.util.find_spec("torch") is None
