@@ -14,7 +14,15 @@ from snasnet.miniature import miniature_images
 
 def test_claims_have_ids_of_their_own_and_long_ones_stay_out_of_the_demo():
     assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
-    assert {claim.id for claim in CLAIMS if claim.full_only} == {"score-ranks-cells", "score-beats-plain-distance"}
+    short = {claim.id for claim in CLAIMS if not claim.full_only}
+    assert short == {"less-a-rate-meter-forward", "less-a-rate-meter-backward", "idle-feedback-hurts"}
+
+
+def test_the_hand_made_network_has_about_as_many_parameters():
+    for count in (3_000, 20_000):
+        model = claims._hand_made(count)
+        assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(count, rel=0.25)
+        assert model(torch.rand(4, 1, 8, 8)).shape == (4, 10)
 
 
 def test_correlations_with_the_firing_rate_are_compared(tmp_path, monkeypatch):

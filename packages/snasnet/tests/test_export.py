@@ -90,15 +90,18 @@ def _apply(node, kind, name, x, v):
     if kind == "AvgPool2d":
         return functional.avg_pool2d(x, tuple(map(int, node.kernel_size)))
     if kind in ("Linear", "Affine"):
-        return functional.linear(x, torch.from_numpy(node.weight), torch.from_numpy(node.bias) if kind == "Affine" else None)
+        return functional.linear(
+            x, torch.from_numpy(node.weight), torch.from_numpy(node.bias) if kind == "Affine" else None
+        )
     return x.flatten(1) if kind == "Flatten" else x * torch.from_numpy(node.scale) if kind == "Scale" else x
 
 
 def _sorted(graph):
     """Nodes behind those that they read within a step; feedback leaves a later node of a cell for an earlier one."""
     feedback = {
-        name for name in graph.nodes if (part := name.split("_")[1] if "_" in name else "") and "to" in part
-        and part[0] > part[3]
+        name
+        for name in graph.nodes
+        if (part := name.split("_")[1] if "_" in name else "") and "to" in part and part[0] > part[3]
     }
     edges = [(source, target) for source, target in graph.edges if source not in feedback]
     done = []
