@@ -114,6 +114,7 @@ def searched(trial: Trial) -> dict[str, float]:
     """
     import numpy as np
 
+    from core_utils.training import seed_everything
     from snasnet import DatasetSpec, SearchSpace, miniature_images, parameters, search
 
     spec, images = DatasetSpec(1, 8, 10), miniature_images(trial.seed, size=8, data=trial.data)
@@ -126,6 +127,7 @@ def searched(trial: Trial) -> dict[str, float]:
         figures[f"best_{kind}"] = _trained(found.best, images, trial)
     random = [_trained(cell, images, trial) for cell in _distinct(SearchSpace("backward"), 6, [trial.seed, 41])]
     count = parameters(best["backward"], spec, **TRAINING)
+    seed_everything(trial.seed)
     figures |= {
         "median_random": float(np.median(random)),
         "hand_made": _trained_network(_hand_made(count), "hand-made", images, trial),

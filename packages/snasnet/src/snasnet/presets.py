@@ -82,8 +82,9 @@ def load_released(path: str | Path, name: str, names: Mapping[str, str] | None =
 def _check_pool(path: str | Path, tensors: dict[str, Tensor], model: SNASNet, arguments: dict[str, Any]) -> None:
     """Says which p2 fits the widest Linear, whose inputs it decides."""
     linear = [value for value in tensors.values() if value.ndim == 2]
-    fits = model.hidden is None or not linear
-    if fits or max(linear, key=lambda value: value.numel()).shape == model.hidden.weight.shape:  # type: ignore[union-attr]
+    if model.hidden is None or not linear:
+        return
+    if max(linear, key=lambda value: value.numel()).shape == model.hidden.weight.shape:
         return
     features = max(linear, key=lambda value: value.numel()).shape[1]
     spec, stride = arguments["spec"], arguments.get("stem_stride", 1)
