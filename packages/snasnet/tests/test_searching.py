@@ -85,7 +85,7 @@ def test_a_cell_that_is_drawn_twice_is_scored_once(batch, scored):
 
 @pytest.mark.parametrize("strategy", searching.STRATEGIES)
 def test_a_search_that_was_cut_ranks_as_one_that_was_not(batch, scored, tmp_path, strategy):
-    words = {"strategy": strategy, "n": 14, "seed": 3}
+    words = {"strategy": strategy, "n": 14, "seed": 3, "space": SearchSpace("forward", ops=(0, 1, 2))}
     whole = find(batch, **words)
     with Run.open(tmp_path / "run", {}) as run:
         find(batch, run=run, **words)
