@@ -132,7 +132,6 @@ def their_quantisation() -> Callable[[], object]:
 def pt2e_quantisation() -> Callable[[], object]:
     """Torchao's export, prepare, calibration and convert on the same images."""
     import torch
-    from torchao.quantization.pt2e import allow_exported_model_train_eval  # noqa: F401 -- so that a missing name shows here
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
