@@ -210,7 +210,7 @@ class TakeOffVectorEnv(VectorEnv):
         seeds += [seed + k for k in range(self.num_envs)] if isinstance(seed, int) else seed or []
         if len(seeds) != self.num_envs:
             raise ParameterError("seed", f"{len(seeds)} seeds", f"one for each of {self.num_envs} robots")
-        old = self._generators or [None] * self.num_envs  # type: ignore[list-item]
+        old: list[np.random.Generator | None] = [*self._generators] or [None] * self.num_envs
         self._generators = [
             one if given is None and one is not None else seeding.np_random(given)[0]
             for given, one in zip(seeds, old, strict=True)

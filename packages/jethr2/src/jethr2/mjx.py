@@ -91,10 +91,12 @@ def carry_out(
 
     paths = jax.jit(jax.vmap(fly))(varied, jnp.asarray(control))
     starts = np.asarray(qpos), np.zeros(model.nv), np.zeros(model.na)
-    return tuple(  # type: ignore[return-value]
-        np.concatenate([np.tile(first, (len(commands), 1, 1)), np.asarray(path, np.float64)], axis=1)
-        for first, path in zip(starts, paths, strict=True)
-    )
+
+    def whole(first: np.ndarray, path: Any) -> np.ndarray:
+        return np.concatenate([np.tile(first, (len(commands), 1, 1)), np.asarray(path, np.float64)], axis=1)
+
+    positions, velocities, fan_states = (whole(*pair) for pair in zip(starts, paths, strict=True))
+    return positions, velocities, fan_states
 
 
 def fly_in_mjx(
@@ -213,7 +215,8 @@ def _flights() -> Callable[..., Any]:
         return jax.lax.scan(tick, begin, (jnp.arange(len(noise)), noise))[1]
 
     many = jax.vmap(flight, in_axes=(None, None, None, None, 0, 0, 0, None))
-    return jax.jit(many, static_argnums=7)  # type: ignore[no-any-return]
+    compiled: Callable[..., Any] = jax.jit(many, static_argnums=7)
+    return compiled
 
 
 def _readings(state: Any, places: Any) -> tuple[Any, Any, Any]:
