@@ -21,6 +21,7 @@ def work(index):
     if index == RAISES:
         raise ZeroDivisionError("four is not welcome")
     if index == DIES:
+        time.sleep(0.5)  # Dask's nanny gives a worker up for good that dies before its start is through
         os._exit(11)
     return float(np.random.default_rng(index).normal(size=100).sum())
 

@@ -209,11 +209,12 @@ def _one_cluster_round(client: Any, function: Callable[[Any], Any], batch: dict[
     }
     started = time.time()
     for future, value in distributed.as_completed(futures, with_results=True, raise_errors=False):
-        if future.status == "finished":
+        # The future's status may have moved on, when the worker that held the result died: only the value counts.
+        if isinstance(value, JobResult):
             yield value
-        else:
-            kind, error, _ = value
-            yield JobResult(futures[future], None, JobError(kind.__name__, str(error)), time.time() - started)
+            continue
+        error = value[1] if isinstance(value, tuple) else value
+        yield JobResult(futures[future], None, JobError(type(error).__name__, str(error)), time.time() - started)
 
 
 def _check_address(cluster: str) -> None:
