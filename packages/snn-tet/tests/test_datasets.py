@@ -17,8 +17,8 @@ import torch
 from core_utils.data import DataError
 from core_utils.errors import UserError
 from core_utils.files import FileError
+from core_utils.spiking.events import cache
 from core_utils.training import Loader
-from snn_tet import frame_cache
 from snn_tet.augmentation import CropAndFlip, FlipAndRoll, RandomResizedCrop, random_box
 from snn_tet.datasets import cifar, cifar10_dvs, imagenet, prepare
 from snn_tet.frame_cache import FrameOptions, recording_frames
@@ -156,7 +156,7 @@ def test_the_cache_is_a_memory_map_that_is_made_once(recordings, monkeypatch):
     assert file.parent == recordings / ".frames"
     assert np.load(file, mmap_mode="r").shape == (40, 3, 2, 16, 16)
     assert sorted(path.suffix for path in file.parent.iterdir()) == [".json", ".lock", ".npy"]
-    monkeypatch.setattr(frame_cache, "map_jobs", None)
+    monkeypatch.setattr(cache, "map_jobs", None)
     assert prepare(recordings, **QUICK) == file
     sets = cifar10_dvs(recordings, **QUICK)
     frames, _ = sets.train[0]
@@ -195,7 +195,7 @@ def test_a_damaged_cache_is_made_anew_and_says_so(recordings, caplog, damage):
 
 
 def test_finished_shards_are_not_made_again(recordings, monkeypatch):
-    monkeypatch.setattr(frame_cache, "SHARD", 15)
+    monkeypatch.setattr(cache, "SHARD", 15)
     expected = np.load(prepare(recordings, **QUICK))
     broken = recordings / "ship" / "cifar10_ship_19.aedat"
     whole, stat = broken.read_bytes(), broken.stat()
@@ -212,9 +212,9 @@ def test_finished_shards_are_not_made_again(recordings, monkeypatch):
     made = first.stat().st_mtime_ns
     broken.write_bytes(whole)
     os.utime(broken, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    original, jobs_done = frame_cache.map_jobs, []
+    original, jobs_done = cache.map_jobs, []
     monkeypatch.setattr(
-        frame_cache, "map_jobs", lambda *args, **more: jobs_done.append(more["done"]) or original(*args, **more)
+        cache, "map_jobs", lambda *args, **more: jobs_done.append(more["done"]) or original(*args, **more)
     )
     assert first.stat().st_mtime_ns == made
     file = prepare(recordings, **QUICK)
@@ -224,7 +224,7 @@ def test_finished_shards_are_not_made_again(recordings, monkeypatch):
 
 
 def test_two_workers_make_the_same_frames(recordings, tmp_path, monkeypatch):
-    monkeypatch.setattr(frame_cache, "SHARD", 10)
+    monkeypatch.setattr(cache, "SHARD", 10)
     files = [prepare(recordings, **QUICK, cache=tmp_path / str(workers), workers=workers) for workers in (1, 2)]
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -289,10 +289,10 @@ def test_a_cache_that_cannot_be_written_is_named(recordings):
 def test_a_killed_preparation_goes_on(recordings):
     code = textwrap.dedent(f"""
         from pathlib import Path
-        from snn_tet import frame_cache
+        from core_utils.spiking.events import cache
         from snn_tet.datasets import prepare
         if __name__ == "__main__":
-            frame_cache.SHARD = 1
+            cache.SHARD = 1
             prepare({str(recordings)!r}, time_steps=3, size=16, progress=False)
     """)
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)

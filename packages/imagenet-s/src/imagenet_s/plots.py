@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
+
+from core_utils.figures import svg
 
 
 def grid_figure(
@@ -49,7 +50,7 @@ def grid_figure(
     axes.set(xlabel="resizer", ylabel="decoder", title=title)
     axes.title.set_fontsize("medium")
     figure.colorbar(image, ax=axes, label=quantity)
-    return _svg(figure)
+    return svg(figure)
 
 
 def waterfall_figure(names: Sequence[str], shares: Sequence[float], *, quantity: str, title: str) -> str:
@@ -84,14 +85,4 @@ def waterfall_figure(names: Sequence[str], shares: Sequence[float], *, quantity:
     axes.set(xlabel=quantity, title=title)
     axes.title.set_fontsize("medium")
     axes.grid(axis="x", alpha=0.3)
-    return _svg(figure)
-
-
-def _svg(figure: Any) -> str:
-    """The same bytes for the same picture."""
-    import matplotlib as mpl
-
-    content = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "imagenet-s", "svg.fonttype": "path"}):
-        figure.savefig(content, format="svg", metadata={"Date": None})
-    return content.getvalue()
+    return svg(figure)

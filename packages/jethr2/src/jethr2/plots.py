@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from core_utils.figures import rendered
 from jethr2.errors import ParameterError
 from jethr2.metrics import Criteria
 from jethr2.trajectory import Trajectory
@@ -139,11 +139,6 @@ def outcomes_figure(study: StudyResult) -> bytes:
 
 def picture(figure: Any, form: str) -> bytes:
     """A figure as SVG or PNG; the same bytes for the same figure."""
-    from matplotlib import rc_context
-
     if form not in ("svg", "png"):
         raise ParameterError("form", form, "svg or png")
-    out = io.BytesIO()
-    with rc_context({"svg.hashsalt": "jethr2"}):
-        figure.savefig(out, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
-    return out.getvalue()
+    return rendered(figure, "png" if form == "png" else "svg")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from core_utils.figures import rendered
 from mqbench_lite.leaderboard import ACADEMIC
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def accuracy_map(table: Table) -> bytes:
     axes.set_title(
         f"{table.network}, W/A {table.bits}: accuracy (%), float {table.float_accuracy:.1f}", fontsize="medium"
     )
-    return _svg(figure)
+    return rendered(figure, "svg")
 
 
 def dumbbells(table: Table) -> bytes:
@@ -65,7 +65,7 @@ def dumbbells(table: Table) -> bytes:
     axes.margins(y=0.6 / max(len(table.rows), 1))
     axes.set_title(f"{table.network}, W/A {table.bits}", fontsize="medium")
     figure.legend(frameon=False, fontsize="small", loc="outside right upper")
-    return _svg(figure)
+    return rendered(figure, "svg")
 
 
 def agreement_figure(engines: Mapping[str, Mapping[str, int]]) -> bytes:
@@ -88,7 +88,7 @@ def agreement_figure(engines: Mapping[str, Mapping[str, int]]) -> bytes:
     axes.set_yscale("log")
     axes.set(xlabel="difference of a code (steps)", ylabel="share of codes")
     axes.legend(frameon=False, fontsize="small")
-    return _svg(figure)
+    return rendered(figure, "svg")
 
 
 def layers_figure(names: Sequence[str], values: Sequence[float], quantity: str, title: str) -> bytes:
@@ -109,13 +109,4 @@ def layers_figure(names: Sequence[str], values: Sequence[float], quantity: str, 
     axes.invert_yaxis()
     axes.set_xlabel(quantity)
     axes.set_title(title, fontsize="medium")
-    return _svg(figure)
-
-
-def _svg(figure: Any) -> bytes:
-    from matplotlib import rc_context
-
-    out = io.BytesIO()
-    with rc_context({"svg.hashsalt": "mqbench-lite"}):
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+    return rendered(figure, "svg")

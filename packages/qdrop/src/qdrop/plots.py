@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from core_utils.figures import rendered
 
 if TYPE_CHECKING:
     from qdrop.evaluation import FlatnessRow
@@ -49,7 +50,7 @@ def loss_figure(report: Sequence[UnitResult], title: str, kind: Kind = "png") ->
         axes.set_yscale("log")
         axes.legend(frameon=False, fontsize="x-small", ncols=1 + len(drawn) // 12)
     _finish(axes, "iteration", "squared error + regulariser", title)
-    return _bytes(figure, kind)
+    return rendered(figure, kind)
 
 
 def sqnr_figure(report: Sequence[UnitResult], title: str, kind: Kind = "png") -> bytes:
@@ -67,7 +68,7 @@ def sqnr_figure(report: Sequence[UnitResult], title: str, kind: Kind = "png") ->
     axes.set_yticks(places, [result.name for result in report], fontsize="x-small")
     axes.invert_yaxis()
     _finish(axes, "signal over quantisation noise at the unit's output (dB)", "unit", title)
-    return _bytes(figure, kind)
+    return rendered(figure, kind)
 
 
 def compare_figure(
@@ -101,7 +102,7 @@ def compare_figure(
     if figures:
         axes.legend(frameon=False, fontsize="small")
     _finish(axes, "bits of weights / activations", f"{quantity} (%)", title)
-    return _bytes(figure, kind)
+    return rendered(figure, kind)
 
 
 def flatness_figure(arms: Mapping[str, Sequence[FlatnessRow]], quantity: str, title: str, kind: Kind = "png") -> bytes:
@@ -126,7 +127,7 @@ def flatness_figure(arms: Mapping[str, Sequence[FlatnessRow]], quantity: str, ti
     if len(arms) > 1:
         axes.legend(frameon=False)
     _finish(axes, "displacement of the weights (% of each channel's norm)", quantity, title)
-    return _bytes(figure, kind)
+    return rendered(figure, kind)
 
 
 def _smooth(losses: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -148,13 +149,3 @@ def _finish(axes: Any, x: str, y: str, title: str) -> None:
     axes.title.set_fontsize("medium")
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
-
-
-def _bytes(figure: Any, kind: Kind) -> bytes:
-    """The same bytes for the same picture."""
-    import matplotlib as mpl
-
-    content = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "qdrop", "svg.fonttype": "path"}):
-        figure.savefig(content, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
-    return content.getvalue()

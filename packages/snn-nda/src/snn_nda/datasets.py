@@ -18,10 +18,11 @@ import numpy as np
 
 from core_utils.data import DataError
 from core_utils.errors import UserError
+from core_utils.spiking.events import CachedFrames
 from core_utils.training import Arrays
 from snn_nda.adapters import Items
 from snn_nda.folders import Recordings, published_parts
-from snn_nda.frame_cache import CachedFrames, FrameOptions, cached_frames
+from snn_nda.frame_cache import FrameOptions, cached_frames
 from snn_nda.miniature import CLASSES, SIZE, posed_miniature
 
 CACHE = ".frames"

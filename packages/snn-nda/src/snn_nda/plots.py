@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from core_utils.figures import svg
 
 STYLES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "D"), ("#56b4e9", "v"), ("#000000", "x"))
 """Colour (safe for colour-blind readers) and marker, so that arms differ in black and white, too."""
@@ -34,7 +35,7 @@ def gap_figure(arms: Mapping[str, Sequence[Mapping[str, Sequence[float]]]], titl
     axes.title.set_fontsize("medium")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize="small")
-    return _svg(figure)
+    return svg(figure)
 
 
 def collapse_figure(records: Sequence[Mapping[str, Any]], dimensions: int, title: str) -> str:
@@ -59,7 +60,7 @@ def collapse_figure(records: Sequence[Mapping[str, Any]], dimensions: int, title
     axes.title.set_fontsize("medium")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize="small")
-    return _svg(figure)
+    return svg(figure)
 
 
 def _figure() -> tuple[Any, Any]:
@@ -67,13 +68,3 @@ def _figure() -> tuple[Any, Any]:
 
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     return figure, figure.add_subplot()
-
-
-def _svg(figure: Any) -> str:
-    """The same bytes for the same picture."""
-    import matplotlib as mpl
-
-    content = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "snn-nda", "svg.fonttype": "path"}):
-        figure.savefig(content, format="svg", metadata={"Date": None})
-    return content.getvalue()

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from core_utils.errors import UserError
 from core_utils.runs import Run
 from core_utils.settings import from_tree
+from core_utils.training import load_weights
 from snn_nda.gap import gap_report
 from snn_nda.job import DataConfig, JobConfig, PretrainJob
 
@@ -110,28 +109,6 @@ def read_pretraining(folder: Path) -> PretrainJob:
     return from_tree(PretrainJob, asked["config"], str(folder / "config.json"))
 
 
-def save_weights(model: nn.Module) -> bytes:
-    """The content of a weights file."""
-    return safetensors.torch.save({name: value.cpu().contiguous() for name, value in model.state_dict().items()})
-
-
-def load_weights(model: nn.Module, file: Path) -> None:
-    """Puts the weights of a file into a network.
-
-    Raises:
-        UserError: the file is missing, damaged, or of another network; names the first keys that do not fit.
-    """
-    try:
-        weights: dict[str, Tensor] = safetensors.torch.load(file.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from None
-    expected = model.state_dict()
-    wrong = [name for name in sorted({*weights, *expected}) if _shape(weights, name) != _shape(expected, name)]
-    if wrong:
-        raise UserError(f"{file} belongs to another network: {', '.join(wrong[:5])}")
-    model.load_state_dict(weights)
-
-
 def _asked(folder: Path, verb: Literal["train", "pretrain"]) -> dict[str, Any]:
     """What a finished run of a verb was asked to do; only pre-training knows dimensions of projections."""
     try:
@@ -144,7 +121,3 @@ def _asked(folder: Path, verb: Literal["train", "pretrain"]) -> dict[str, Any]:
     if not (folder / "result.json").is_file():
         raise UserError(f"{folder} is not finished", f"snn-nda {verb} --out {folder} --resume")
     return asked
-
-
-def _shape(weights: Mapping[str, Tensor], name: str) -> Any:
-    return weights[name].shape if name in weights else None

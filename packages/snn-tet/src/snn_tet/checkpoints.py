@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from core_utils.errors import UserError
+from core_utils.training import put_weights
 
 RENAMES = (
     (r"^module\.", ""),  # of nn.DataParallel
@@ -57,12 +58,7 @@ def load_reference_checkpoint(model: nn.Module, source: Path | Mapping[str, Tens
             of another network, with the first 5 keys that are missing, superfluous or of another shape.
     """
     state = _read(source) if isinstance(source, Path) else source
-    weights = _by_our_names(state)
-    expected = model.state_dict()
-    wrong = [name for name in sorted({*weights, *expected}) if not _fits(weights.get(name), expected.get(name))]
-    if wrong:
-        raise UserError(f"the checkpoint belongs to another network: {', '.join(wrong[:5])}")
-    model.load_state_dict(weights)
+    put_weights(model, _by_our_names(state), "the checkpoint")
 
 
 def _read(file: Path) -> Mapping[str, Tensor]:
@@ -97,10 +93,6 @@ def _by_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _place(match: re.Match[str]) -> tuple[int, int]:
     """Stage, and block in it."""
     return int(match[1] or 0), int(match[2])
-
-
-def _fits(one: Tensor | None, other: Tensor | None) -> bool:
-    return one is not None and other is not None and one.shape == other.shape
 
 
 def _first_line(error: Exception) -> str:

@@ -20,9 +20,9 @@ import numpy as np
 
 from core_utils.data import DataError, cifar_folder, image_folder
 from core_utils.errors import UserError
-from core_utils.spiking.events import event_folder
+from core_utils.spiking.events import CachedFrames, event_folder
 from snn_tet.augmentation import CropAndFlip, FlipAndRoll, RandomResizedCrop
-from snn_tet.frame_cache import FrameOptions, Frames, cached_frames
+from snn_tet.frame_cache import FrameOptions, cached_frames
 from snn_tet.images import (
     CIFAR10_NORMAL,
     CIFAR100_NORMAL,
@@ -123,9 +123,9 @@ def cifar10_dvs(
     )
     parts = {"train": kept, "validation": held, "test": tested}
     return DataSets(
-        train=Frames(file, labels, kept),
-        validation=Frames(file, labels, held) if len(held) else None,
-        test=Frames(file, labels, tested),
+        train=CachedFrames(file, labels, kept),
+        validation=CachedFrames(file, labels, held) if len(held) else None,
+        test=CachedFrames(file, labels, tested),
         num_classes=len(classes),
         channels=2,
         size=size,

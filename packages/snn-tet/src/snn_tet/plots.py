@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from core_utils.figures import svg
 
 STYLES = (("#0072b2", "o", "-"), ("#d55e00", "s", "--"), ("#009e73", "^", ":"))
 """Colour (safe for colour-blind readers), marker and line, so that arms differ in black and white, too."""
@@ -34,7 +35,7 @@ def accuracy_vs_steps_figure(arms: Mapping[str, Sequence[float]], title: str) ->
     axes.grid(alpha=0.3)
     if len(arms) > 1:
         axes.legend(frameon=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def landscape_figure(grid: np.ndarray, span: float, title: str) -> str:
@@ -59,7 +60,7 @@ def landscape_figure(grid: np.ndarray, span: float, title: str) -> str:
     axes.set(xlabel="first direction (filter norms)", ylabel="second direction (filter norms)", title=title)
     axes.title.set_fontsize("medium")
     axes.set_aspect("equal")
-    return _svg(figure)
+    return svg(figure)
 
 
 def _figure() -> tuple[Any, Any]:
@@ -67,13 +68,3 @@ def _figure() -> tuple[Any, Any]:
 
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     return figure, figure.add_subplot()
-
-
-def _svg(figure: Any) -> str:
-    """The same bytes for the same picture."""
-    import matplotlib as mpl
-
-    content = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "snn-tet", "svg.fonttype": "path"}):
-        figure.savefig(content, format="svg", metadata={"Date": None})
-    return content.getvalue()

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import nn
 
 from core_utils.errors import UserError
 from core_utils.settings import from_tree
+from core_utils.training import load_weights
 from snn_tet.datasets import DataSets
 from snn_tet.job import JobConfig, load_data, make_network
 
@@ -62,29 +60,3 @@ def read_trained(run: Path, data: Path | None = None) -> Trained:
     model = make_network(config, sets)
     load_weights(model, run / WEIGHTS)
     return Trained(config, folder, sets, model)
-
-
-def save_weights(model: nn.Module) -> bytes:
-    """The content of a weights file."""
-    return safetensors.torch.save({name: value.cpu().contiguous() for name, value in model.state_dict().items()})
-
-
-def load_weights(model: nn.Module, file: Path) -> None:
-    """Puts the weights of a file into a network.
-
-    Raises:
-        UserError: the file is missing, damaged, or of another network; names the first keys that do not fit.
-    """
-    try:
-        weights: dict[str, Any] = safetensors.torch.load(file.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from None
-    expected = model.state_dict()
-    wrong = [name for name in sorted({*weights, *expected}) if _shape(weights, name) != _shape(expected, name)]
-    if wrong:
-        raise UserError(f"{file} belongs to another network: {', '.join(wrong[:5])}")
-    model.load_state_dict(weights)
-
-
-def _shape(weights: dict[str, Any], name: str) -> Any:
-    return weights[name].shape if name in weights else None

@@ -4,6 +4,7 @@ from core_utils.training.devices import resolve_device, seed_everything
 from core_utils.training.fitting import History, cosine, fit
 from core_utils.training.loading import Arrays, Loader
 from core_utils.training.state import Stateful, decode, encode
+from core_utils.training.weights import load_weights, put_weights, save_weights
 
 __all__ = [
     "Arrays",
@@ -14,6 +15,9 @@ __all__ = [
     "decode",
     "encode",
     "fit",
+    "load_weights",
+    "put_weights",
     "resolve_device",
+    "save_weights",
     "seed_everything",
 ]
