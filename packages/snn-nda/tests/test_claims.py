@@ -71,6 +71,8 @@ def test_other_arms_are_compared_with_none_and_with_nda(short, tmp_path):
     )
     losses = {figures[f"{arm}_train_loss"] for arm in ("none", "nda", "noflip", "photometric")}
     assert len(losses) == 4
+    assert figures["loss_rise_removed"] == pytest.approx(figures["none_loss_rise"] - figures["nda_loss_rise"])
+    assert figures["none_loss_rise"] != figures["noflip_loss_rise"]
 
 
 @pytest.mark.slow
@@ -96,6 +98,6 @@ def test_the_demos_claims_rest_on_one_experiment_of_five_seeds():
     demo = [claim for claim in CLAIMS if not claim.full_only]
     assert [claim.id for claim in demo] == ["test-gain", "smaller-gap", "steadier"]
     assert {(claim.measure, claim.seeds, claim.margin) for claim in demo} == {(miniature, 5, 0.0)}
-    assert len({claim.id for claim in CLAIMS}) == len(CLAIMS) == 8
+    assert len({claim.id for claim in CLAIMS}) == len(CLAIMS) == 9
     full = {claim.measure: claim.seeds for claim in CLAIMS if claim.full_only}
     assert full == {long_miniature: 5, other_augmentations: 3, simsiam: 3}

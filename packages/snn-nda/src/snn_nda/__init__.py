@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from snn_nda.folders import FolderEvents, published_parts
     from snn_nda.functional import cutmix, cutout, hflip, mixup, roll, rotate, shear_x
     from snn_nda.gap import compare_arms, gap_report, gap_summary
+    from snn_nda.landscape import loss_landscape, loss_rise
     from snn_nda.miniature import posed_miniature
     from snn_nda.nda import NDA, Augment
     from snn_nda.networks import resnet19, tiny_vgg, vgg11, vgg13, vgg16
@@ -58,6 +59,8 @@ __all__ = [
     "gap_summary",
     "hflip",
     "linear_probe",
+    "loss_landscape",
+    "loss_rise",
     "mixup",
     "policy",
     "posed_miniature",
@@ -85,21 +88,15 @@ _HOMES = {
     "folders": ("FolderEvents", "published_parts"),
     "functional": ("cutmix", "cutout", "hflip", "mixup", "roll", "rotate", "shear_x"),
     "gap": ("compare_arms", "gap_report", "gap_summary"),
+    "landscape": ("loss_landscape", "loss_rise"),
     "miniature": ("posed_miniature",),
     "nda": ("NDA", "Augment"),
     "networks": ("resnet19", "tiny_vgg", "vgg11", "vgg13", "vgg16"),
     "params": ("Params",),
     "policies": ("Policy", "policy"),
     "preview": ("preview_gif", "preview_png"),
-    "probe": (
-        "calibrate",
-        "linear_probe",
-    ),
-    "simsiam": (
-        "PretrainConfig",
-        "SimSiam",
-        "pretrain",
-    ),
+    "probe": ("calibrate", "linear_probe"),
+    "simsiam": ("PretrainConfig", "SimSiam", "pretrain"),
     "synthetic": ("SyntheticEventDataset",),
     "training": ("TrainConfig", "evaluate", "train"),
 }

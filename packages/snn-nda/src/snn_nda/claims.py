@@ -40,8 +40,8 @@ def long_miniature(trial: Trial) -> dict[str, float]:
 
 
 def other_augmentations(trial: Trial) -> dict[str, float]:
-    """`miniature` with two more arms: NDA without its mirror, and brightness and noise instead of NDA."""
-    return _compared(trial, ("none", "nda", "noflip", "photometric"), EPOCHS)
+    """`miniature` with two more arms, NDA without its mirror, and brightness and noise instead of NDA; and flatness."""
+    return _compared(trial, ("none", "nda", "noflip", "photometric"), EPOCHS, flatness=True)
 
 
 def simsiam(trial: Trial) -> dict[str, float]:
@@ -50,23 +50,20 @@ def simsiam(trial: Trial) -> dict[str, float]:
     Pre-trained on ten times as many recordings as there are labelled ones; compared are a linear probe of frozen
     features, and fine-tuning with NDA beside training from scratch with NDA.
     """
-    from core_utils.training import Arrays, Loader, seed_everything
-    from snn_nda import calibrate, linear_probe, posed_miniature, tiny_vgg
+    from core_utils.training import Arrays, Loader
+    from snn_nda import calibrate, linear_probe, posed_miniature
 
     unlabelled = posed_miniature(trial.seed, train_per_class=200, test_per_class=1, data=trial.data)
     split = posed_miniature(trial.seed, data=trial.data)
     known, unseen = _batches(split.x_train, split.y_train), _batches(split.x_test, split.y_test)
-    seed_everything(trial.seed)
-    new = tiny_vgg()
+    new, model = _network(trial.seed), _network(trial.seed)
     calibrate(new.blocks, known)
     probes = {"new": linear_probe(new.blocks, known, unseen)}
-    seed_everything(trial.seed)
-    model = tiny_vgg()
     recordings = Loader(Arrays(unlabelled.x_train, unlabelled.y_train), PRETRAIN_BATCH, seed=trial.seed)
     last = _pretrained(trial, model, recordings)
     probes["pretrained"] = linear_probe(model.blocks, known, unseen)
     reports = {
-        "scratch": _trained(trial, "nda", split, EPOCHS),
+        "scratch": _trained(trial, "nda", split, EPOCHS, _network(trial.seed)),
         "fine_tuned": _trained(trial, "fine_tuned", split, EPOCHS, model, FINE_TUNING_RATE),
     }
     scratch, tuned = (100 * report["test_accuracy"][-1] for report in reports.values())
@@ -86,14 +83,15 @@ def simsiam(trial: Trial) -> dict[str, float]:
     }
 
 
-def _compared(trial: Trial, arms: tuple[str, ...], epochs: int) -> dict[str, float]:
+def _compared(trial: Trial, arms: tuple[str, ...], epochs: int, *, flatness: bool = False) -> dict[str, float]:
     """The figures of every arm, and what each has over the first (`<arm>_...` but for the arm "nda")."""
     from core_utils.files import write_atomically
     from snn_nda import gap_summary, posed_miniature
     from snn_nda.plots import gap_figure
 
     split = posed_miniature(trial.seed, data=trial.data)
-    reports = {arm: _trained(trial, arm, split, epochs) for arm in arms}
+    models = {arm: _network(trial.seed) for arm in arms}
+    reports = {arm: _trained(trial, arm, split, epochs, model) for arm, model in models.items()}
     picture = gap_figure(
         {arm: [report] for arm, report in reports.items()}, f"Seen and unseen data (seed {trial.seed})"
     )
@@ -115,10 +113,23 @@ def _compared(trial: Trial, arms: tuple[str, ...], epochs: int) -> dict[str, flo
             figures[f"{arm}_{name}"] = 100 * this[name]
         for name in ("train_loss", "test_loss"):
             figures[f"{arm}_{name}"] = this[name]
+    if flatness:
+        rises = {arm: _rise(model, split, trial.seed) for arm, model in models.items()}
+        figures |= {f"{arm}_loss_rise": rise for arm, rise in rises.items()}
+        figures["loss_rise_removed"] = rises["none"] - rises["nda"]
     if "noflip" in summaries:
         figures["gain_of_the_mirror"] = 100 * (summaries["nda"]["test_accuracy"] - summaries["noflip"]["test_accuracy"])
         figures["photometric_loss"] = -figures["photometric_test_gain"]
     return figures
+
+
+def _network(seed: int) -> SpikingNetwork:
+    """The miniature's network; its initial weights follow from the seed."""
+    from core_utils.training import seed_everything
+    from snn_nda import tiny_vgg
+
+    seed_everything(seed)
+    return tiny_vgg()
 
 
 def _pretrained(trial: Trial, model: SpikingNetwork, recordings: Loader) -> dict[str, Any]:
@@ -136,12 +147,12 @@ def _pretrained(trial: Trial, model: SpikingNetwork, recordings: Loader) -> dict
 
 
 def _trained(
-    trial: Trial, arm: str, split: Split, epochs: int, model: SpikingNetwork | None = None, rate: float = 2e-3
+    trial: Trial, arm: str, split: Split, epochs: int, model: SpikingNetwork, rate: float = 2e-3
 ) -> dict[str, list[float]]:
-    """Trains one arm, a new network unless one is given; its gap report over the last ten epochs."""
+    """Trains a network in place as an arm says; its gap report over the last ten epochs."""
     from core_utils.runs import Run
     from core_utils.training import Arrays, Loader, seed_everything
-    from snn_nda import TrainConfig, gap_report, tiny_vgg, train
+    from snn_nda import TrainConfig, gap_report, train
     from snn_nda.gap import STABLE_OVER
 
     config = TrainConfig(epochs=epochs, learning_rate=rate, seed=trial.seed, watch_last=STABLE_OVER)
@@ -150,7 +161,7 @@ def _trained(
     facts = {"config": config, "data": trial.data, "arm": arm}
     with Run.open(trial.workdir / arm, facts, resume=True) as run:
         history = train(
-            tiny_vgg() if model is None else model,
+            model,
             Loader(Arrays(split.x_train, split.y_train), config.batch_size, seed=trial.seed),
             config,
             augment=_augmentation(arm),
@@ -160,6 +171,13 @@ def _trained(
             progress=False,
         )
     return gap_report(history)
+
+
+def _rise(model: SpikingNetwork, split: Split, seed: int) -> float:
+    """How much the training loss rises, nats, where every filter is displaced by half its norm."""
+    from snn_nda import loss_rise
+
+    return loss_rise(model, _batches(split.x_train, split.y_train), 0.5, directions=10, seed=seed)
 
 
 def _batches(frames: np.ndarray, labels: np.ndarray, size: int = 50) -> list[tuple[Tensor, Tensor]]:
@@ -238,6 +256,17 @@ CLAIMS = (
         measure=other_augmentations,
         effect="gain_of_the_mirror",
         margin=-1.0,
+        seeds=3,
+        full_only=True,
+    ),
+    Claim(
+        id="flatter-minimum",
+        statement="Displaced by half the norm of each filter, the training loss rises less after NDA than without.",
+        source=f"{PAPER}, loss landscape",
+        paper_value=None,
+        unit="nats",
+        measure=other_augmentations,
+        effect="loss_rise_removed",
         seeds=3,
         full_only=True,
     ),

@@ -156,9 +156,10 @@ class Probe(cli.Command):
 
 def _pretrain(run: Run, config: PretrainJob, command: Pretrain) -> None:
     """Pre-trains, and leaves the encoder, a picture of the monitor and the result in the folder."""
+    from core_utils.training import save_weights
     from snn_nda.job import load_data, pretrain_job
     from snn_nda.plots import collapse_figure
-    from snn_nda.trained import ENCODER, save_weights
+    from snn_nda.trained import ENCODER
 
     data = load_data(config, command.data, workers=command.workers, progress=not command.quiet)
     encoder, history = pretrain_job(config, data, run=run, device=command.device, progress=not command.quiet)
@@ -169,10 +170,11 @@ def _pretrain(run: Run, config: PretrainJob, command: Pretrain) -> None:
 
 def _train(run: Run, config: JobConfig, command: Train) -> None:
     """Trains, evaluates on the test data once, and leaves weights, split, report, picture and result in the folder."""
+    from core_utils.training import save_weights
     from snn_nda.gap import gap_report, gap_summary
     from snn_nda.job import evaluation_loader, fit_job, load_data, unseen
     from snn_nda.plots import gap_figure
-    from snn_nda.trained import WEIGHTS, encoder_starter, save_weights
+    from snn_nda.trained import WEIGHTS, encoder_starter
     from snn_nda.training import evaluate
 
     data = load_data(config, command.data, workers=command.workers, progress=not command.quiet)

@@ -6,25 +6,13 @@ batch normalisation starts at a weight of 0.5, the threshold ("tdBN").
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core_utils.errors import UserError
+from core_utils.spiking import networks
 from core_utils.spiking.dynamics import Neuron
-from core_utils.spiking.networks import (
-    LIF,
-    ConvNormLIF,
-    Layout,
-    OverTime,
-    ResidualBlock,
-    SpikingNetwork,
-    residual_blocks,
-    vgg_blocks,
-)
+from core_utils.spiking.networks import Layout, SpikingNetwork, global_pool, vgg_blocks
 from core_utils.spiking.surrogates import rectangle
 
 NEURON = Neuron(decay=0.25, threshold=0.5, compare=">=", reset="hard", surrogate=rectangle(1.0))
@@ -68,16 +56,13 @@ def resnet19(in_channels: int = 2, num_classes: int = 10, *, checkpoint_segments
         num_classes: K.
         checkpoint_segments: trade time for memory in training, see `SpikingNetwork`.
     """
-    shared: dict[str, Any] = {"neuron": NEURON, "init_scale": INIT_SCALE}
-    stages = residual_blocks(
-        partial(ResidualBlock, **shared), 64, widths=(128, 256, 512), depths=(3, 3, 2), strides=(1, 2, 2)
+    net = networks.resnet19(
+        NEURON, in_channels, num_classes, init_scale=INIT_SCALE, checkpoint_segments=checkpoint_segments
     )
-    blocks = nn.Sequential(ConvNormLIF(in_channels, 64, **shared), *stages, _global_pool())
-    for module in blocks.modules():
+    for module in net.blocks.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    readout = nn.Sequential(nn.Linear(512, 256), LIF(NEURON), nn.Linear(256, num_classes))
-    return SpikingNetwork(blocks, readout, checkpoint_segments=checkpoint_segments)
+    return net
 
 
 def tiny_vgg(
@@ -94,12 +79,7 @@ def tiny_vgg(
     Raises:
         UserError: the image is too small for so many blocks.
     """
-    remaining = size // 2 ** len(widths)
-    if remaining < 1:
-        raise UserError(f"{len(widths)} blocks halve {size} pixels to nothing", "take fewer widths or larger frames")
-    layout: Layout = [entry for width in widths for entry in (width, "AP")]
-    blocks = vgg_blocks(in_channels, layout, NEURON, bias=False, init_scale=INIT_SCALE)
-    return SpikingNetwork(nn.Sequential(*blocks), nn.Linear(widths[-1] * remaining**2, num_classes))
+    return networks.tiny_vgg(NEURON, in_channels, num_classes, widths, size, init_scale=INIT_SCALE)
 
 
 def features(encoder: nn.Module, x_seq: Float[Tensor, "T B C H W"]) -> Float[Tensor, "B D"]:
@@ -128,9 +108,5 @@ def _vgg(layout: Layout, in_channels: int, num_classes: int, checkpoint_segments
     for block in blocks:
         nn.init.zeros_(block.conv.bias)  # type: ignore[union-attr,arg-type]
     return SpikingNetwork(
-        nn.Sequential(*blocks, _global_pool()), nn.Linear(512, num_classes), checkpoint_segments=checkpoint_segments
+        nn.Sequential(*blocks, global_pool()), nn.Linear(512, num_classes), checkpoint_segments=checkpoint_segments
     )
-
-
-def _global_pool() -> OverTime:
-    return OverTime(nn.AdaptiveAvgPool2d(1))

@@ -197,10 +197,11 @@ class Export(OnTrained):
 
 def _train(run: Run, config: JobConfig, data: Any, folder: Path | None, *, device: str, progress: bool) -> None:
     """Trains, evaluates on the test data once, and leaves weights, split, picture and result in the run's folder."""
+    from core_utils.training import save_weights
     from snn_tet.evaluation import accuracy_vs_steps
     from snn_tet.job import evaluation_loader, fit_job
     from snn_tet.plots import accuracy_vs_steps_figure
-    from snn_tet.trained import WEIGHTS, save_weights
+    from snn_tet.trained import WEIGHTS
 
     model = fit_job(config, data, folder, run=run, device=device, progress=progress)
     loader = evaluation_loader(config, data.test)

@@ -1,25 +1,20 @@
-"""The loss around a trained network, along directions that are as long as its filters."""
+"""The loss around a trained network, along directions that are as long as its filters (`core_utils.spiking.landscape`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core_utils.errors import UserError
+from core_utils.spiking import landscape
 from snn_tet.encoding import Encoding, sequence
 from snn_tet.losses import sdt_loss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From outputs [T, B, K] and targets to the batch's mean loss."""
-Direction = dict[str, Tensor]
-"""A displacement of each filter, by the parameter's name; parameters that are left out stay where they are."""
 
 
 def loss_landscape(
@@ -53,12 +48,7 @@ def loss_landscape(
 
     Reference: Li et al. 2018 (filter normalisation); arXiv 2202.11946, loss landscape figure.
     """
-    if n < 1:
-        raise UserError(f"n must be at least 1, got {n}")
-    first, second = random_directions(model, 2, seed)
-    places = np.linspace(-span, span, n) if n > 1 else np.zeros(1)
-    at = partial(loss_at, model, list(loader), loss=loss, encoding=encoding, time_steps=time_steps)
-    return np.array([[at(displacement=((first, a), (second, b))) for b in places] for a in places])
+    return landscape.loss_landscape(model, loader, batch_loss(loss, encoding, time_steps), span, n, seed)
 
 
 def loss_rise(
@@ -84,64 +74,14 @@ def loss_rise(
         encoding: as for `loss_landscape`.
         time_steps: as for `loss_landscape`.
     """
-    at = partial(loss_at, model, list(loader), loss=loss, encoding=encoding, time_steps=time_steps)
-    there = [
-        at(displacement=((direction, sign * radius),))
-        for direction in random_directions(model, directions, seed)
-        for sign in (-1, 1)
-    ]
-    return float(np.mean(there)) - at(displacement=())
+    evaluated = batch_loss(loss, encoding, time_steps)
+    return landscape.loss_rise(model, loader, evaluated, radius, directions=directions, seed=seed)
 
 
-def random_directions(model: nn.Module, count: int, seed: int) -> list[Direction]:
-    """Gaussian directions, each filter rescaled to the norm of the network's; biases and normalisation stay."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {name: value.detach() for name, value in model.named_parameters() if value.ndim > 1}
-    return [{name: _like(value, generator) for name, value in weights.items()} for _ in range(count)]
+def batch_loss(loss: Loss, encoding: Encoding = "frames", time_steps: int | None = None) -> landscape.BatchLoss:
+    """The loss of a batch as `core_utils.spiking.landscape` takes it."""
 
+    def evaluated(model: nn.Module, frames: Tensor, labels: Tensor) -> Tensor:
+        return loss(model(sequence(frames, encoding, time_steps)), labels)
 
-@torch.no_grad()
-def loss_at(
-    model: nn.Module,
-    batches: Iterable[Any],
-    displacement: Sequence[tuple[Direction, float]],
-    loss: Loss = sdt_loss,
-    *,
-    encoding: Encoding = "frames",
-    time_steps: int | None = None,
-) -> float:
-    """The mean loss over all samples with the weights displaced by so much along each direction."""
-    device, total, samples = next(model.parameters()).device, 0.0, 0
-    with _displaced(model, displacement):
-        for frames, labels in batches:
-            total += loss(model(sequence(frames.to(device), encoding, time_steps)), labels.to(device)).item() * len(
-                labels
-            )
-            samples += len(labels)
-    if samples == 0:
-        raise UserError("there is nothing to evaluate on: the loader is empty")
-    return total / samples
-
-
-def _like(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """A random direction of each filter, as long as the filter."""
-    direction = torch.randn(weight.shape, generator=generator).to(weight)
-    norms = (weight.flatten(1).norm(dim=1), direction.flatten(1).norm(dim=1))
-    return direction * (norms[0] / norms[1]).view(-1, *[1] * (weight.ndim - 1))
-
-
-@contextmanager
-def _displaced(model: nn.Module, displacement: Sequence[tuple[Direction, float]]) -> Iterator[None]:
-    """The model in evaluation mode at the displaced weights; back as it was afterwards, whatever happens."""
-    training, parameters = model.training, dict(model.named_parameters())
-    kept = {name: parameters[name].detach().clone() for direction, _ in displacement for name in direction}
-    model.eval()
-    try:
-        for direction, length in displacement:
-            for name, step in direction.items():
-                parameters[name].add_(step, alpha=length)
-        yield
-    finally:
-        for name, value in kept.items():
-            parameters[name].copy_(value)
-        model.train(training)
+    return evaluated

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from core_utils.data import Split, fashion_mnist_small, idx_folder, stratified
-from core_utils.spiking.events import posed_event_frames
+from core_utils.data import Split
+from core_utils.spiking import events
 
 SIZE = 24
 """Height and width of the frames, pixels."""
@@ -35,13 +33,12 @@ def posed_miniature(
 
     Reference: the miniature protocol shared with snn-nda (arXiv 2203.06145).
     """
-    images = fashion_mnist_small() if data is None else idx_folder(data)
-    train_rng, test_rng = np.random.default_rng([seed, 0]), np.random.default_rng(TEST_SEED)
-    train = stratified(images.y_train, train_per_class, train_rng)
-    test = stratified(images.y_test, test_per_class, test_rng)
-    return Split(
-        posed_event_frames(images.x_train[train], train_rng, time_steps=time_steps, size=SIZE),
-        images.y_train[train],
-        posed_event_frames(images.x_test[test], test_rng, time_steps=time_steps, size=SIZE),
-        images.y_test[test],
+    return events.posed_miniature(
+        seed,
+        test_seed=TEST_SEED,
+        train_per_class=train_per_class,
+        test_per_class=test_per_class,
+        time_steps=time_steps,
+        size=SIZE,
+        data=data,
     )

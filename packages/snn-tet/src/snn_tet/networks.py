@@ -13,15 +13,16 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core_utils.errors import UserError
+from core_utils.spiking import networks
 from core_utils.spiking.dynamics import Neuron
 from core_utils.spiking.networks import (
-    LIF,
     ConvNormLIF,
     Layout,
     OverTime,
     ResidualBlock,
     SpikingNetwork,
+    global_pool,
+    halved,
     residual_blocks,
     vgg_blocks,
 )
@@ -80,10 +81,7 @@ def tiny_vgg(
     Raises:
         UserError: the image is too small for so many blocks.
     """
-    layout: Layout = [entry for width in widths for entry in (width, "AP")]
-    features = widths[-1] * _halved(size, len(widths)) ** 2
-    blocks = vgg_blocks(in_channels, layout, NEURON, bias=False)
-    return SpikingNetwork(nn.Sequential(*blocks), nn.Linear(features, num_classes))
+    return networks.tiny_vgg(NEURON, in_channels, num_classes, widths, size)
 
 
 def resnet19(in_channels: int = 3, num_classes: int = 10, *, checkpoint_segments: int = 0) -> SpikingNetwork:
@@ -96,11 +94,7 @@ def resnet19(in_channels: int = 3, num_classes: int = 10, *, checkpoint_segments
         num_classes: K.
         checkpoint_segments: trade time for memory in training, see `SpikingNetwork`.
     """
-    block = partial(ResidualBlock, neuron=NEURON)
-    stages = residual_blocks(block, 64, widths=(128, 256, 512), depths=(3, 3, 2), strides=(1, 2, 2))
-    blocks = nn.Sequential(ConvNormLIF(in_channels, 64, neuron=NEURON), *stages, _global_pool())
-    readout = nn.Sequential(nn.Linear(512, 256), LIF(NEURON), nn.Linear(256, num_classes))
-    return SpikingNetwork(blocks, readout, checkpoint_segments=checkpoint_segments)
+    return networks.resnet19(NEURON, in_channels, num_classes, checkpoint_segments=checkpoint_segments)
 
 
 def sew_resnet34(in_channels: int = 3, num_classes: int = 1000, *, checkpoint_segments: int = 0) -> SpikingNetwork:
@@ -155,7 +149,7 @@ class SEWBlock(nn.Module):
 def _vggsnn(
     downsample: Literal["pool", "stride"], in_channels: int, num_classes: int, size: int, checkpoint_segments: int
 ) -> SpikingNetwork:
-    remaining = _halved(size, VGGSNN.count("AP"), up=downsample == "stride")
+    remaining = halved(size, VGGSNN.count("AP"), up=downsample == "stride")
     blocks = vgg_blocks(in_channels, VGGSNN, NEURON, downsample=downsample)
     readout = nn.Linear(512 * remaining**2, num_classes)
     return SpikingNetwork(nn.Sequential(*blocks), readout, checkpoint_segments=checkpoint_segments)
@@ -166,20 +160,8 @@ def _resnet34(
 ) -> SpikingNetwork:
     """Convolutions start from N(0, 2 / fan out), as in the code of Fang et al."""
     stem = ConvNormLIF(in_channels, 64, 7, stride=2, neuron=NEURON), OverTime(nn.MaxPool2d(3, 2, 1))
-    blocks = nn.Sequential(*stem, *residual_blocks(block, 64, **RESNET34), _global_pool())
+    blocks = nn.Sequential(*stem, *residual_blocks(block, 64, **RESNET34), global_pool())
     for module in blocks.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return SpikingNetwork(blocks, nn.Linear(512, num_classes), checkpoint_segments=checkpoint_segments)
-
-
-def _global_pool() -> OverTime:
-    return OverTime(nn.AdaptiveAvgPool2d(1))
-
-
-def _halved(size: int, times: int, *, up: bool = False) -> int:
-    """What remains of a side, in pixels; odd sides are rounded down by a pool and up by a stride of 2."""
-    remaining = -(-size // 2**times) if up else size // 2**times
-    if remaining < 1:
-        raise UserError(f"{times} blocks halve {size} pixels to nothing", "take fewer widths or larger frames")
-    return remaining

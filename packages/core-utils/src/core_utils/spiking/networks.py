@@ -6,6 +6,7 @@ its last linear layer at every step, O[t]: `class_scores` makes one row of them.
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Literal, TypeVar
 
 import torch
@@ -287,6 +288,66 @@ def residual_blocks(
             blocks.append(block(in_channels, width, stride if index == 0 else 1))
             in_channels = width
     return blocks
+
+
+def tiny_vgg(
+    neuron: Neuron, in_channels: int, num_classes: int, widths: Sequence[int], size: int, *, init_scale: float = 1.0
+) -> SpikingNetwork:
+    """Convolutions without bias, each before an average pool that halves the image, and a linear layer.
+
+    Args:
+        neuron: dynamics of every layer.
+        in_channels: of the frames.
+        num_classes: K.
+        widths: channels of each block.
+        size: height and width of the frames, pixels.
+        init_scale: initial weight of the normalisations.
+
+    Raises:
+        UserError: the image is too small for so many blocks.
+    """
+    layout: Layout = [entry for width in widths for entry in (width, "AP")]
+    blocks = vgg_blocks(in_channels, layout, neuron, bias=False, init_scale=init_scale)
+    readout = nn.Linear(widths[-1] * halved(size, len(widths)) ** 2, num_classes)
+    return SpikingNetwork(nn.Sequential(*blocks), readout)
+
+
+def resnet19(
+    neuron: Neuron, in_channels: int, num_classes: int, *, init_scale: float = 1.0, checkpoint_segments: int = 0
+) -> SpikingNetwork:
+    """A stem, stages of 3, 3 and 2 residual blocks, two linear layers with spikes between; PyTorch's initial weights.
+
+    Args:
+        neuron: dynamics of every layer.
+        in_channels: of the frames.
+        num_classes: K.
+        init_scale: initial weight of the normalisations.
+        checkpoint_segments: trade time for memory in training, see `SpikingNetwork`.
+
+    Reference: Zheng et al., arXiv 2011.05280.
+    """
+    block = partial(ResidualBlock, neuron=neuron, init_scale=init_scale)
+    stages = residual_blocks(block, 64, widths=(128, 256, 512), depths=(3, 3, 2), strides=(1, 2, 2))
+    stem = ConvNormLIF(in_channels, 64, neuron=neuron, init_scale=init_scale)
+    readout = nn.Sequential(nn.Linear(512, 256), LIF(neuron), nn.Linear(256, num_classes))
+    return SpikingNetwork(nn.Sequential(stem, *stages, global_pool()), readout, checkpoint_segments=checkpoint_segments)
+
+
+def global_pool() -> OverTime:
+    """The mean over each image, [T, B, C, 1, 1]."""
+    return OverTime(nn.AdaptiveAvgPool2d(1))
+
+
+def halved(size: int, times: int, *, up: bool = False) -> int:
+    """What remains of a side, in pixels; odd sides are rounded down by a pool and up by a stride of 2.
+
+    Raises:
+        UserError: nothing remains.
+    """
+    remaining = -(-size // 2**times) if up else size // 2**times
+    if remaining < 1:
+        raise UserError(f"{times} blocks halve {size} pixels to nothing", "take fewer widths or larger frames")
+    return remaining
 
 
 def fuse_conv_bn(model: Network) -> Network:

@@ -3,6 +3,7 @@
 from core_utils.spiking.events.cache import CachedFrames, cache_frames, cache_key
 from core_utils.spiking.events.camera import EventCamera, posed_event_frames, simulate_events, simulate_frames
 from core_utils.spiking.events.frames import EVENT, events_to_frames, resize_frames
+from core_utils.spiking.events.miniature import posed_miniature
 from core_utils.spiking.events.pose import random_pose
 from core_utils.spiking.events.readers import EventFolder, event_folder, read_events
 
@@ -16,6 +17,7 @@ __all__ = [
     "event_folder",
     "events_to_frames",
     "posed_event_frames",
+    "posed_miniature",
     "random_pose",
     "read_events",
     "resize_frames",
