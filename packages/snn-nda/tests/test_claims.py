@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-import snn_nda.miniature as sampling
+import core_utils.spiking.events.miniature as sampling
 from core_utils.claims import Trial
 from snn_nda import claims
 from snn_nda.claims import CLAIMS, long_miniature, miniature, other_augmentations, simsiam

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-import snn_tet.miniature as sampling
+import core_utils.spiking.events.miniature as sampling
 import snn_tet.training
 from core_utils.claims import Trial
 from core_utils.errors import UserError
