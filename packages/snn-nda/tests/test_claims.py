@@ -72,7 +72,6 @@ def test_other_arms_are_compared_with_none_and_with_nda(short, tmp_path):
     losses = {figures[f"{arm}_train_loss"] for arm in ("none", "nda", "noflip", "photometric")}
     assert len(losses) == 4
     assert figures["loss_rise_removed"] == pytest.approx(figures["none_loss_rise"] - figures["nda_loss_rise"])
-    assert figures["none_loss_rise"] != figures["noflip_loss_rise"]
 
 
 @pytest.mark.slow
