@@ -25,7 +25,7 @@ CORE_LAYERS = (
     "claims | bench",
     "jobs | training | spiking",
     "runs | data",
-    "figures : files : interrupts : jsonable : memory : settings : states",
+    "figures : files : interrupts : jsonable : lazy : memory : settings : states",
     "errors",
 )
 FACES = ("cli", "claims")
