@@ -23,7 +23,7 @@ CORE_LAYERS = (
     "document",
     "page",
     "claims | bench | training | spiking",
-    "jobs",
+    "images | jobs",
     "runs | data",
     "figures : files : interrupts : jsonable : lazy : memory : settings : states",
     "errors",
