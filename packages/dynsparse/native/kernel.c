@@ -10,7 +10,7 @@
  * kernels have no overlap between tiles of t, so their input is packed tile by tile ("panels"), which caches prefer. The
  * values are mixed from K static kernels on the union of their patterns: no dense kernel is ever formed.
  *
- * Python passes the geometry as the fields of `Plan` (dynsparse/runtime/geometry.py), and tensors by their addresses.
+ * Python passes the geometry as the fields of `Plan` (dynsparse/runtime/plans.py), and tensors by their addresses.
  * `Plan` is trusted: this module is private to the package.
  */
 
@@ -166,10 +166,11 @@ static void pack(const Plan *plan, const float *input, float *packed) {
                 memcpy(packed, input + c * plan->in_size + t, least(plan->panel, plan->range - t) * sizeof(float));
 }
 
+/* Of `statics`, the first row is everyone's. */
 static void mix_bias(const Plan *plan, const float *attention, const float *statics, float *bias) {
-    memset(bias, 0, plan->rows * sizeof(float));
-    for (int64_t k = 0; statics && k < plan->kernels; k++)
-        for (int64_t row = 0; row < plan->rows; row++) bias[row] += attention[k] * statics[k * plan->rows + row];
+    memcpy(bias, statics, plan->rows * sizeof(float));
+    for (int64_t k = 0; k < plan->kernels; k++)
+        for (int64_t row = 0; row < plan->rows; row++) bias[row] += attention[k] * statics[(k + 1) * plan->rows + row];
 }
 
 /* Samples [begin, end), rows [row_begin, row_end). `room` holds a sample's bias, its values, and its packed input. */
@@ -228,7 +229,7 @@ static PyObject *instruction_sets(PyObject *module, PyObject *nothing) {
 static PyMethodDef methods[] = {
     {"convolve", convolve, METH_VARARGS,
      "convolve(plan, input, attention, values, bias, row_starts, offsets, room, output, samples, rows)\n\n"
-     "Writes the outputs of a range of samples and rows; tensors are addresses, and a bias of 0 is none."},
+     "Writes the outputs of a range of samples and rows; tensors are given by their addresses."},
     {"instruction_sets", instruction_sets, METH_NOARGS,
      "instruction_sets()\n\nNames of the sets that this processor has, the best one last, with the floats of a vector and the "
      "vectors of the largest tile."},
