@@ -16,7 +16,6 @@ import functools
 import time
 from collections.abc import Callable
 from math import prod
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -24,16 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dynsparse.errors import ConfigError
-
-
-class Geometry(NamedTuple):
-    """How a convolution walks: one entry for each spatial axis, and the number of groups."""
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-
+from dynsparse.geometry import Geometry
 
 Form = Callable[[Tensor, Tensor, Tensor | None, Tensor, Geometry], Tensor]
 
@@ -94,7 +84,7 @@ def mix_outputs(
     space = y.shape[2:]
     each = y.reshape(len(x), groups, kernels, filters // groups * prod(space))
     y = (pi.to(y.dtype)[:, None, None] @ each).reshape(len(x), filters, *space)
-    return y if bias is None else y + _channelwise(mixed(bias, pi), y)
+    return y if bias is None else y + channelwise(mixed(bias, pi), y)
 
 
 def bmm(
@@ -117,7 +107,12 @@ def bmm(
     per_group = mixed(weight, pi).reshape(len(x) * groups, weight.shape[1] // groups, weight.shape[2])
     rows = x.reshape(len(x) * groups, weight.shape[2], prod(space)).to(per_group.dtype)
     y = torch.bmm(per_group, rows).reshape(len(x), weight.shape[1], *space)
-    return y if bias is None else y + _channelwise(mixed(bias, pi), y)
+    return y if bias is None else y + channelwise(mixed(bias, pi), y)
+
+
+def channelwise(values: Float[Tensor, "b c"], y: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *ones"]:
+    """Values of channels [B, C_o] in a shape that meets y."""
+    return values.reshape(*values.shape, *[1] * (y.dim() - 2)).to(y.dtype)
 
 
 FORMS: dict[str, Form] = {"grouped": grouped, "mix_outputs": mix_outputs, "bmm": bmm}
@@ -202,8 +197,3 @@ def _timed(form: Form, x: Tensor, weight: Tensor, pi: Tensor, geometry: Geometry
 def _synchronise(x: Tensor) -> None:
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
-
-
-def _channelwise(values: Tensor, y: Tensor) -> Tensor:
-    """Values of channels [B, C_o] in a shape that meets y."""
-    return values.reshape(*values.shape, *[1] * (y.dim() - 2)).to(y.dtype)

@@ -9,7 +9,6 @@ Reference: He et al., SD-Conv, WACV 2023, arXiv:2204.02227; spec sections 2.1 to
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -17,13 +16,19 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dynsparse.aggregation import CHOICES, FORMS, Geometry, choose, convolve, mix_outputs, mixed, per_sample
-from dynsparse.errors import ConfigError, InputError, SparsityError, check_choice, check_sparsity
-from dynsparse.routers import Factors, ODConvRouter, hidden_width, make_router
+from dynsparse.aggregation import CHOICES, FORMS, choose, convolve
+from dynsparse.errors import ConfigError, ConversionError, InputError, SparsityError, check_choice, check_sparsity
+from dynsparse.geometry import PADDING_MODES, Geometry, padding_beforehand, per_axis
+from dynsparse.initialisation import he_normal, spread
+from dynsparse.odconv import odconv, scaled_channels
+from dynsparse.quantiles import largest, split
+from dynsparse.routers import ODConvRouter, hidden_width, make_router
 from dynsparse.thresholds import THRESHOLDS, Threshold
 
+SIZES = (
+    "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"
+)  # fmt: skip
 MASKS = ("threshold", "none")
-PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 class LayerDensity(NamedTuple):
@@ -50,6 +55,7 @@ class SDConvNd(nn.Module):
         threshold: makes the masks while they are learned; None with mask="none" and after `freeze`.
         mask: frozen masks, a buffer [K, C_o, C_i/G, *k], without K when shared; None before `freeze`.
         form: how samples' kernels are applied, one of `aggregation.CHOICES`.
+        geometry: of the convolution of what `pad` gives.
     """
 
     dimensions: int
@@ -114,24 +120,24 @@ class SDConvNd(nn.Module):
         """
         super().__init__()
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = self._per_axis("kernel_size", kernel_size, least=1)
-        self.stride = self._per_axis("stride", stride, least=1)
-        self.dilation = self._per_axis("dilation", dilation, least=1)
-        self.padding = padding if isinstance(padding, str) else self._per_axis("padding", padding, least=0)
+        axes = self.dimensions
+        self.kernel_size = per_axis("kernel_size", kernel_size, axes, least=1)
+        self.stride = per_axis("stride", stride, axes, least=1)
+        self.dilation = per_axis("dilation", dilation, axes, least=1)
+        self.padding = padding if isinstance(padding, str) else per_axis("padding", padding, axes, least=0)
         self.padding_mode = check_choice("padding_mode", padding_mode, PADDING_MODES)
         self.num_kernels, self.mask_sharing = num_kernels, mask_sharing
         self.form = check_choice("form", form, CHOICES)
         self._check_sizes()
-        check_choice("mask", mask, MASKS)
         weight = torch.empty(num_kernels, out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.empty(num_kernels, out_channels)) if bias else None
         self.threshold: Threshold | None = None
         self.reset_parameters()
         make_threshold = THRESHOLDS[check_choice("threshold_param", threshold_param, THRESHOLDS)]
-        if mask == "threshold":
-            settings = {"granularity": granularity, "sharing": mask_sharing, "surrogate": surrogate}
-            self.threshold = make_threshold(weight, init=threshold_init, **settings)
+        settings = {"granularity": granularity, "sharing": mask_sharing, "surrogate": surrogate}
+        threshold = make_threshold(weight, init=threshold_init, **settings)
+        self.threshold = threshold if check_choice("mask", mask, MASKS) == "threshold" else None
         self.router = make_router(
             router,
             in_channels,
@@ -143,13 +149,43 @@ class SDConvNd(nn.Module):
             norm=router_norm,
         )
         self.register_buffer("mask", None)
-        self._pads, self._geometry = self._walk()
+        walk = self.kernel_size, self.stride, self.dilation
+        inside, self._sides = padding_beforehand(self.padding, padding_mode, *walk)
+        self.geometry = Geometry(self.stride, inside, self.dilation, groups)
         self.to(device=device, dtype=dtype)
 
+    @classmethod
+    def from_conv(
+        cls, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, num_kernels: int = 4, noise: float | int = 0.1, **settings: Any
+    ) -> SDConvNd:
+        """A dynamic layer that starts from a static one.
+
+        Args:
+            conv: torch's convolution of as many axes; sizes, device, dtype and mode are its own.
+            num_kernels: K.
+            noise: by which the K copies differ, in units of the static weight's standard deviation.
+            **settings: as of the class.
+
+        Raises:
+            ConversionError: another kind of layer.
+            ConfigError: a setting is out of range.
+        """
+        if type(conv) is not (nn.Conv1d, nn.Conv2d, nn.Conv3d)[cls.dimensions - 1]:
+            raise ConversionError(f"{cls.__name__} starts from a Conv{cls.dimensions}d; got {type(conv).__name__}")
+        sizes: dict[str, Any] = {name: getattr(conv, name) for name in SIZES}
+        place: dict[str, Any] = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+        layer = cls(**sizes, bias=conv.bias is not None, num_kernels=num_kernels, **place, **settings)
+        with torch.no_grad():
+            layer.weight.copy_(spread(conv.weight, num_kernels, noise))
+            if layer.bias is not None and conv.bias is not None:
+                layer.bias.copy_(conv.bias.expand_as(layer.bias))
+            if layer.threshold is not None:
+                layer.threshold.rescale(layer.weight)
+        return layer.train(conv.training)
+
     def reset_parameters(self) -> None:
-        """Kernels from N(0, 2 / (prod(k) C_o / G)), He normal by fan-out for each kernel; biases 0."""
-        fan_out = prod(self.kernel_size) * self.out_channels / self.groups
-        nn.init.normal_(self.weight, std=(2 / fan_out) ** 0.5)
+        """He normal kernels; biases 0."""
+        he_normal(self.weight, self.out_channels, self.groups)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         if self.threshold is not None:
@@ -168,13 +204,15 @@ class SDConvNd(nn.Module):
             return self.forward(x[None])[0]
         kernels = self.effective_kernels()
         if isinstance(self.router, ODConvRouter):
-            return self._odconv(x, kernels, self.router.factors(x))
+            factors = self.router.factors(x)
+            x = self.pad(scaled_channels(x, factors))
+            return odconv(x, kernels, self.bias, factors, self.geometry, self.form)
         padded = self.pad(x)
         if self.router is None:
-            return convolve(padded, kernels[0], None if self.bias is None else self.bias[0], self._geometry)
+            return convolve(padded, kernels[0], None if self.bias is None else self.bias[0], self.geometry)
         pi = self.router(x)
-        form = choose(padded, kernels, self._geometry, self.form)
-        return FORMS[form](padded, kernels, self.bias, pi, self._geometry)
+        form = choose(padded, kernels, self.geometry, self.form)
+        return FORMS[form](padded, kernels, self.bias, pi, self.geometry)
 
     def attention(self, x: Float[Tensor, "b c_i *space"]) -> Float[Tensor, "b k"]:
         """The mixing weights pi; ones for a layer without a router."""
@@ -184,8 +222,7 @@ class SDConvNd(nn.Module):
     def effective_kernels(self) -> Float[Tensor, "k c_o c_g *kernel"]:
         """M_k W_k, differentiable also in the thresholds."""
         if self.threshold is not None:
-            with torch.autocast(self.weight.device.type, enabled=False):
-                return self.threshold.gate(self.weight)
+            return self.threshold.gate(self.weight)
         return self.weight if self.mask is None else self.weight * self.mask
 
     @torch.no_grad()
@@ -236,43 +273,28 @@ class SDConvNd(nn.Module):
         check_sparsity(sparsity)
         if self.threshold is None:
             raise SparsityError("the layer has no threshold: its masks are frozen, or mask='none'")
-        margins = self.threshold(self.weight)
-        keep = round((1 - sparsity) * margins.numel())
-        self.threshold.shift(split(margins, keep))
-        self.freeze(largest(margins, keep))
+        self.keep(round((1 - sparsity) * self.threshold(self.weight).numel()))
+
+    @torch.no_grad()
+    def keep(self, count: int) -> None:
+        """As `finalize`, for a number of mask bits: of K |W|, or of |W| when shared."""
+        if self.threshold is not None:
+            margins = self.threshold(self.weight)
+            self.threshold.shift(split(margins, count))
+            self.freeze(largest(margins, count))
 
     def pad(self, x: Float[Tensor, "b c_i *space"]) -> Float[Tensor, "b c_i *padded"]:
         """Pads what the convolution itself does not: other modes than zeros, and uneven sides."""
-        if self._pads is None:
+        if not self._sides:
             return x
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        return functional.pad(x, self._pads, mode=mode)
-
-    @property
-    def geometry(self) -> Geometry:
-        """Of the convolution of what `pad` gives."""
-        return self._geometry
+        return functional.pad(x, self._sides, mode=mode)
 
     def extra_repr(self) -> str:
         """Sizes, as torch's convolutions have them, and K."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         rest = {"padding": self.padding, "dilation": self.dilation, "groups": self.groups, "form": self.form}
         return f"{text}, num_kernels={self.num_kernels}, " + ", ".join(f"{k}={v}" for k, v in rest.items())
-
-    def _odconv(self, x: Tensor, kernels: Tensor, factors: Factors) -> Tensor:
-        """Input channels, positions and filters scaled for each sample."""
-        x = self.pad(x * _over_space(factors.channel, x))
-        pi = factors.kernel
-        form = choose(x, kernels, self._geometry, self.form)
-        if factors.spatial is None:
-            y = FORMS[form](x, kernels, None, pi, self._geometry)
-        elif form == "mix_outputs":
-            y = mix_outputs(x, *_by_position(kernels, pi, factors.spatial), self._geometry)
-        else:
-            y = per_sample(x, mixed(kernels, pi) * factors.spatial[:, None, None], None, self._geometry)
-        if factors.filter is not None:
-            y = y * _over_space(factors.filter, y)
-        return y if self.bias is None else y + _over_space(mixed(self.bias, pi), y)
 
     def _check_input(self, x: Tensor) -> None:
         batched = self.dimensions + 2
@@ -296,28 +318,6 @@ class SDConvNd(nn.Module):
         for name in ("in_channels", "out_channels"):
             if getattr(self, name) % self.groups:
                 raise ConfigError(f"{name} must be divisible by groups={self.groups}; got {getattr(self, name)}")
-
-    def _per_axis(self, name: str, value: int | tuple[int, ...], *, least: int) -> tuple[int, ...]:
-        values = (value,) * self.dimensions if isinstance(value, int) else tuple(value)
-        if len(values) != self.dimensions or min(values) < least:
-            raise ConfigError(f"{name} takes {self.dimensions} numbers, each at least {least}; got {value}")
-        return values
-
-    def _walk(self) -> tuple[list[int] | None, Geometry]:
-        """What to pad beforehand, last axis first as torch's `pad` has it, and the convolution that remains."""
-        if isinstance(self.padding, str):
-            check_choice("padding", self.padding, ("valid", "same"))
-            if self.padding == "same" and max(self.stride) > 1:
-                raise ConfigError("padding='same' takes a stride of 1")
-            sizes = zip(self.dilation, self.kernel_size, strict=True)
-            totals = [d * (k - 1) if self.padding == "same" else 0 for d, k in sizes]
-        else:
-            totals = [2 * side for side in self.padding]
-        plain = self.padding_mode == "zeros" and not any(total % 2 for total in totals)
-        inside = tuple(total // 2 if plain else 0 for total in totals)
-        pads = [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
-        outside = pads if not plain and any(totals) else None
-        return outside, Geometry(self.stride, inside, self.dilation, self.groups)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         """A frozen layer's state freezes this one first, so that training resumes on either side of the freeze."""
@@ -346,32 +346,3 @@ class SDConv3d(SDConvNd):
     """Sparse dynamic convolution of [B, C_i, D, H, W]; see `SDConvNd`."""
 
     dimensions = 3
-
-
-def largest(margins: Float[Tensor, "*shape"], keep: int) -> Bool[Tensor, "*shape"]:
-    """Where the `keep` largest margins are; of equal ones some."""
-    mask = torch.zeros(margins.numel(), dtype=torch.bool, device=margins.device)
-    mask[margins.flatten().topk(keep, sorted=False).indices] = True
-    return mask.reshape(margins.shape)
-
-
-def split(margins: Float[Tensor, "*shape"], keep: int) -> float:
-    """A number that the `keep` largest margins exceed and the others do not, unless some are equal."""
-    count, flat = margins.numel(), margins.flatten()
-    if keep >= count:
-        return flat.min().item() - 1.0
-    above = flat.kthvalue(count - keep + 1).values.item() if keep else flat.max().item() + 1.0
-    return (above + flat.kthvalue(count - keep).values.item()) / 2
-
-
-def _over_space(values: Tensor, like: Tensor) -> Tensor:
-    """[B, C] in a shape that meets [B, C, *space]."""
-    return values.reshape(*values.shape, *[1] * (like.dim() - 2)).to(like.dtype)
-
-
-def _by_position(kernels: Tensor, pi: Tensor, spatial: Tensor) -> tuple[Tensor, None, Tensor]:
-    """Kernels of one position each, with their mixing weights: positions are scaled as kernels are."""
-    size = kernels.shape[3:]
-    ones = torch.eye(prod(size), dtype=kernels.dtype, device=kernels.device).reshape(1, prod(size), 1, 1, *size)
-    weights = pi[:, :, None] * spatial.flatten(1)[:, None]
-    return (kernels[:, None] * ones).flatten(0, 1), None, weights.flatten(1)

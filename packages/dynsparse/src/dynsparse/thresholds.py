@@ -8,6 +8,8 @@ one that all K kernels share, m = sqrt(mean_k W_k^2). Three parameterisations:
   in every layer;
 - sigmoid: the threshold is sigmoid(tau), and kept weights shrink by it (STR).
 
+Margins are computed in float32 at least, from the parameters themselves: no operation here is one that autocast lowers.
+
 References: Liu et al., DST, ICLR 2020, arXiv:2005.06870; Kusupati et al., STR, ICML 2020, arXiv:2002.03231.
 """
 
@@ -95,6 +97,12 @@ class Threshold(nn.Module):
     def shift(self, delta: float | int) -> None:
         """Raises all thresholds by delta, in units of the magnitudes."""
         self.tau.add_(delta)
+
+    @torch.no_grad()
+    def set(self, level: float | int) -> None:
+        """Sets all thresholds, in units of the magnitudes."""
+        self.tau.zero_()
+        self.shift(level - self.value().flatten()[0].item())
 
     @torch.no_grad()
     def clamp(self, highest: Float[Tensor, ""]) -> None:
