@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from dynsparse.integration import StepError, integrate
     from dynsparse.layers import LayerDensity, SDConv1d, SDConv2d, SDConv3d, SDConvNd
+    from dynsparse.runtime.compiling import CompiledModel, LayerReport, compile_sparse
     from dynsparse.surrogates import step
 
 if core_utils.CONTRACT != 1:
@@ -26,11 +27,13 @@ if core_utils.CONTRACT != 1:
 
 __all__ = [
     "CheckpointError",
+    "CompiledModel",
     "ConfigError",
     "ConversionError",
     "DynSparseError",
     "InputError",
     "LayerDensity",
+    "LayerReport",
     "SDConv1d",
     "SDConv2d",
     "SDConv3d",
@@ -38,6 +41,7 @@ __all__ = [
     "SparsityError",
     "SparsityWarning",
     "StepError",
+    "compile_sparse",
     "integrate",
     "step",
 ]
@@ -54,6 +58,7 @@ _HOMES = {
     ),
     "integration": ("StepError", "integrate"),
     "layers": ("LayerDensity", "SDConv1d", "SDConv2d", "SDConv3d", "SDConvNd"),
+    "runtime.compiling": ("CompiledModel", "LayerReport", "compile_sparse"),
     "surrogates": ("step",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -21,7 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from dynsparse.aggregation import FORMS, Geometry, takes_bmm
+from dynsparse.aggregation import FORMS, takes_bmm
+from dynsparse.geometry import Geometry
 from dynsparse.runtime import native
 from dynsparse.runtime.pattern import SparseKernels
 from dynsparse.runtime.plans import InstructionSet, make_plan, out_extents
@@ -68,7 +69,7 @@ def torch_run(kernels: SparseKernels, geometry: Geometry, size: Sequence[int]) -
     _warn_of_beta_once()
 
     def multiply(values: Tensor, matrix: Tensor) -> Tensor:
-        return torch.sparse_csr_tensor(starts, kernels.columns, values, shape) @ matrix
+        return torch.sparse_csr_tensor(starts, kernels.columns, values, shape, check_invariants=False) @ matrix
 
     return _by_matrices(kernels, geometry, size, multiply)
 
@@ -155,4 +156,4 @@ def _warn_of_beta_once() -> None:
     """Lets torch say once that its CSR tensors are in beta, unheard: the layers' results are tested."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state", UserWarning)
-        torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (1, 1))
+        torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (1, 1), check_invariants=False)

@@ -35,6 +35,8 @@ def followers(model: nn.Module) -> tuple[dict[str, Follower], str | None]:
     Returns:
         By the layer's name; and why the model could not be traced, if so.
     """
+    if isinstance(model, SDConvNd):
+        return {}, None
     try:
         graph = _Tracer().trace(model)
     except Exception as error:  # noqa: BLE001 -- whatever a model's code raises when it is traced

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dynsparse.errors import InputError
+from dynsparse.geometry import padding_beforehand
 from dynsparse.layers import SDConvNd
 from dynsparse.runtime.backends import Candidate, Run, Unavailable, dense_runs, native_run, scipy_run, torch_run
 from dynsparse.runtime.pattern import SparseKernels
@@ -55,7 +57,10 @@ class SparseConv(nn.Module):
     def __init__(self, layer: SDConvNd, kernels: SparseKernels, backend: str, min_gain: float) -> None:
         super().__init__()
         self.router, self.kernels = layer.router, kernels
-        self.dimensions, self.geometry, self.pad = layer.dimensions, layer.geometry, layer.pad
+        self.dimensions, self.geometry = layer.dimensions, layer.geometry
+        self.padding_mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        walk = (layer.padding, layer.padding_mode, layer.kernel_size, layer.stride, layer.dilation)
+        self.sides = padding_beforehand(*walk)[1]
         self.backend, self.min_gain = backend, min_gain
         self.choices: dict[tuple[int, ...], Choice] = {}
         self._shape: tuple[int, ...] | None = None
@@ -75,7 +80,8 @@ class SparseConv(nn.Module):
             return self.forward(x[None])[0]
         self._check(x)
         pi = x.new_ones(len(x), 1) if self.router is None else self.router(x)
-        x = self.pad(x)
+        if self.sides:
+            x = functional.pad(x, self.sides, mode=self.padding_mode)
         return self.run_for(x, pi)(x, pi)
 
     def run_for(self, x: Float[Tensor, "b c_i *space"], pi: Float[Tensor, "b k"]) -> Run:

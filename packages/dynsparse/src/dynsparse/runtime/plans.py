@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dynsparse.aggregation import Geometry
+from dynsparse.geometry import Geometry
 from dynsparse.runtime.pattern import SparseKernels
 
 PANEL_BYTES = 96 * 1024
