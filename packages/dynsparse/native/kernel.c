@@ -1,0 +1,244 @@
+/* Convolution in which each sample has a sparse kernel of its own ("offset CSR").
+ *
+ * The padded input of a sample lies in memory channel by channel. A nonzero (c_o, c_i, k) of the kernel then reads the
+ * input at a fixed distance, its offset, from every output that it contributes to:
+ *
+ *     y[c_o, t] = bias[c_o] + sum_j value_j * x[offset_j + t]        for one contiguous range of t
+ *
+ * where t counts outputs along the rows of the padded input; what falls between two rows is computed and dropped. A
+ * stride s splits the input into its s phases along each axis, of which those are packed that the kernel reads. Pointwise
+ * kernels have no overlap between tiles of t, so their input is packed tile by tile ("panels"), which caches prefer. The
+ * values are mixed from K static kernels on the union of their patterns: no dense kernel is ever formed.
+ *
+ * Python passes the geometry as the fields of `Plan` (dynsparse/runtime/plans.py), and tensors by their addresses.
+ * `Plan` is trusted: this module is private to the package.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030b0000
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef struct {
+    double low, high;       /* limits of the outputs */
+    int64_t isa;            /* index into `sets` */
+    int64_t kernels;        /* K */
+    int64_t channels;       /* C_i */
+    int64_t rows;           /* C_o */
+    int64_t values_stride;  /* floats between the values of two static kernels; at least 16 follow the last value */
+    int64_t range;          /* number of t */
+    int64_t tile;           /* vector registers of a tile */
+    int64_t panel;          /* floats of a channel in a panel, those of a tile; 0 where the input is not in panels */
+    int64_t channel_stride; /* floats between two channels of the packed input, where it is not in panels */
+    int64_t in_size;        /* floats of a channel of the input */
+    int64_t out_size;       /* floats of a channel of the output */
+    int64_t in[3], pad[3], stride[3];
+    int64_t span[3];        /* extent of one phase of the packed input */
+    int64_t out[3];
+    int64_t phases;
+    int64_t phase[][3];
+} Plan;
+
+typedef struct {
+    const float *packed, *attention, *statics, *values, *bias;
+    float *mixed, *output;
+    const int64_t *row_starts;
+    const int32_t *offsets;
+    int64_t row_begin, row_end;
+} Sample;
+
+/* Where a tile reads, and which of its outputs exist. */
+typedef struct {
+    const float *source;
+    int64_t start; /* in the range of t */
+    int mixes;     /* the first tile mixes the values */
+    int whole;     /* all outputs exist and are neighbours */
+    int pieces;
+    struct {
+        int64_t to;
+        int from, length;
+    } piece[16 * 16];
+} Tile;
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static void locate(const Plan *plan, const Sample *sample, int64_t start, int64_t length, Tile *tile) {
+    const int64_t *span = plan->span, *out = plan->out, stop = least(start + length, plan->range);
+    tile->source = sample->packed + (plan->panel ? start * plan->channels : start);
+    tile->start = start;
+    tile->mixes = start == 0 && plan->kernels > 1;
+    tile->pieces = 0;
+    for (int64_t t = start; t < stop;) {
+        const int64_t line = t / span[2], column = t % span[2], d = line / span[1], h = line % span[1];
+        if (column < out[2] && h < out[1]) {
+            tile->piece[tile->pieces].to = (d * out[1] + h) * out[2] + column;
+            tile->piece[tile->pieces].from = (int)(t - start);
+            tile->piece[tile->pieces++].length = (int)least(out[2] - column, stop - t);
+        }
+        t += span[2] - column;
+    }
+    tile->whole = tile->pieces == 1 && tile->piece[0].length == length && tile->piece[0].to == start;
+}
+
+static inline void scatter(const Tile *tile, const float *results, float *output) {
+    for (int p = 0; p < tile->pieces; p++)
+        memcpy(output + tile->piece[p].to, results + tile->piece[p].from, tile->piece[p].length * sizeof(float));
+}
+
+#define NAME(x) x##_baseline
+#define TARGET
+#define WIDTH 4
+#define LARGEST 12
+#include "rows.h"
+
+#if defined(__x86_64__)
+#define NAME(x) x##_avx2
+#define TARGET __attribute__((target("avx2,fma")))
+#define WIDTH 8
+#define LARGEST 12
+#include "rows.h"
+
+#define NAME(x) x##_avx512
+#define TARGET __attribute__((target("avx512f,fma")))
+#define WIDTH 16
+#define LARGEST 16
+#include "rows.h"
+#endif
+
+static const struct {
+    const char *name;
+    int width, largest;
+    void (*convolve)(const Plan *, const Sample *);
+} sets[] = {
+    {"baseline", 4, 12, convolve_baseline}, /* SSE2 or NEON, by the compiler's default */
+#if defined(__x86_64__)
+    {"avx2", 8, 12, convolve_avx2},
+    {"avx512", 16, 16, convolve_avx512},
+#endif
+};
+
+/* Every set includes the ones before it. */
+static int supported_sets(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f")) return 3;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 2;
+#endif
+    return 1;
+}
+
+static void pack_line(const Plan *plan, const float *input, int64_t shift, float *line) {
+    const int64_t stride = plan->stride[2], span = plan->span[2];
+    const int64_t low = least(span, shift < 0 ? (stride - 1 - shift) / stride : 0);
+    const int64_t high = most(low, least(span, (plan->in[2] - shift + stride - 1) / stride));
+    memset(line, 0, low * sizeof(float));
+    if (stride == 1)
+        memcpy(line + low, input + low + shift, (high - low) * sizeof(float));
+    else
+        for (int64_t w = low; w < high; w++) line[w] = input[w * stride + shift];
+    memset(line + high, 0, (span - high) * sizeof(float));
+}
+
+/* Lays one channel out in phases of equal extent, with zeros where the input is padded. */
+static void pack_channel(const Plan *plan, const float *input, float *line) {
+    const int64_t *in = plan->in, *span = plan->span;
+    for (int64_t p = 0; p < plan->phases; p++)
+        for (int64_t d = 0; d < span[0]; d++)
+            for (int64_t h = 0; h < span[1]; h++, line += span[2]) {
+                const int64_t from_d = d * plan->stride[0] + plan->phase[p][0] - plan->pad[0];
+                const int64_t from_h = h * plan->stride[1] + plan->phase[p][1] - plan->pad[1];
+                if (from_d < 0 || from_d >= in[0] || from_h < 0 || from_h >= in[1])
+                    memset(line, 0, span[2] * sizeof(float));
+                else
+                    pack_line(plan, input + (from_d * in[1] + from_h) * in[2], plan->phase[p][2] - plan->pad[2], line);
+            }
+}
+
+static void pack(const Plan *plan, const float *input, float *packed) {
+    if (!plan->panel)
+        for (int64_t c = 0; c < plan->channels; c++)
+            pack_channel(plan, input + c * plan->in_size, packed + c * plan->channel_stride);
+    else
+        for (int64_t t = 0; t < plan->range; t += plan->panel)
+            for (int64_t c = 0; c < plan->channels; c++, packed += plan->panel)
+                memcpy(packed, input + c * plan->in_size + t, least(plan->panel, plan->range - t) * sizeof(float));
+}
+
+/* Of `statics`, the first row is everyone's. */
+static void mix_bias(const Plan *plan, const float *attention, const float *statics, float *bias) {
+    memcpy(bias, statics, plan->rows * sizeof(float));
+    for (int64_t k = 0; k < plan->kernels; k++)
+        for (int64_t row = 0; row < plan->rows; row++) bias[row] += attention[k] * statics[(k + 1) * plan->rows + row];
+}
+
+/* Samples [begin, end), rows [row_begin, row_end). `room` holds a sample's bias, its values, and its packed input. */
+static void convolve_samples(const Plan *plan, const float *input, const float *attention, const float *bias,
+                             Sample *sample, int64_t begin, int64_t end, float *room, float *output) {
+    float *packed = room + (plan->rows + 15) / 16 * 16 + (plan->kernels > 1 ? (plan->values_stride + 15) / 16 * 16 : 0);
+    sample->bias = room;
+    sample->mixed = room + (plan->rows + 15) / 16 * 16;
+    sample->values = plan->kernels > 1 ? sample->mixed : sample->statics;
+    sample->packed = packed;
+    for (int64_t b = begin; b < end; b++) {
+        sample->attention = attention + b * plan->kernels;
+        sample->output = output + b * plan->rows * plan->out_size;
+        mix_bias(plan, sample->attention, bias, room);
+        pack(plan, input + b * plan->channels * plan->in_size, packed);
+        sets[plan->isa].convolve(plan, sample);
+    }
+}
+
+static PyObject *convolve(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer plan;
+    unsigned long long input, attention, statics, bias, row_starts, offsets, room, output;
+    Py_ssize_t begin, end, row_begin, row_end;
+    if (!PyArg_ParseTuple(args, "y*KKKKKKKK(nn)(nn)", &plan, &input, &attention, &statics, &bias, &row_starts, &offsets,
+                          &room, &output, &begin, &end, &row_begin, &row_end))
+        return NULL;
+    Sample sample = {
+        .statics = (const float *)(uintptr_t)statics,
+        .row_starts = (const int64_t *)(uintptr_t)row_starts,
+        .offsets = (const int32_t *)(uintptr_t)offsets,
+        .row_begin = row_begin,
+        .row_end = row_end,
+    };
+    Py_BEGIN_ALLOW_THREADS
+    convolve_samples(plan.buf, (const float *)(uintptr_t)input, (const float *)(uintptr_t)attention,
+                     (const float *)(uintptr_t)bias, &sample, begin, end, (float *)(uintptr_t)room,
+                     (float *)(uintptr_t)output);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&plan);
+    Py_RETURN_NONE;
+}
+
+static PyObject *instruction_sets(PyObject *module, PyObject *nothing) {
+    (void)module, (void)nothing;
+    const int count = supported_sets();
+    PyObject *found = PyList_New(0);
+    for (int i = 0; found && i < count; i++) {
+        PyObject *set = Py_BuildValue("(sii)", sets[i].name, sets[i].width, sets[i].largest);
+        if (!set || PyList_Append(found, set)) Py_CLEAR(found);
+        Py_XDECREF(set);
+    }
+    return found;
+}
+
+static PyMethodDef methods[] = {
+    {"convolve", convolve, METH_VARARGS,
+     "convolve(plan, input, attention, values, bias, row_starts, offsets, room, output, samples, rows)\n\n"
+     "Writes the outputs of a range of samples and rows; tensors are given by their addresses."},
+    {"instruction_sets", instruction_sets, METH_NOARGS,
+     "instruction_sets()\n\nNames of the sets that this processor has, the best one last, with the floats of a vector and the "
+     "vectors of the largest tile."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "dynsparse._kernel", .m_doc = "Convolution with a sparse kernel of its own for each sample.",
+    .m_size = 0, .m_methods = methods,
+};
+
+PyMODINIT_FUNC PyInit__kernel(void) { return PyModule_Create(&definition); }

@@ -1,0 +1,1 @@
+"""The sparse runtime: finalised layers on CPUs, by kernels that walk over nonzeros only."""

@@ -1,0 +1,190 @@
+"""A finalised layer ready to run, and which back-end it runs on for each input shape."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dynsparse.errors import InputError
+from dynsparse.geometry import padding_beforehand
+from dynsparse.layers import SDConvNd
+from dynsparse.runtime.backends import Candidate, Run, Unavailable, dense_runs, native_run, scipy_run, torch_run
+from dynsparse.runtime.pattern import SparseKernels
+
+SPARSE = {"native": native_run, "mkl": torch_run, "torch": torch_run, "scipy": scipy_run}
+"""Sparse back-ends in the order of preference; "mkl" is torch's where it has MKL."""
+
+ROUNDS = 5
+"""Timed calls of each candidate, in turns, after one that warms up."""
+
+BUDGET = 0.2
+"""Seconds after which a round is the last one."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a layer runs on for an input shape, and why.
+
+    Attributes:
+        shape: of the input.
+        backend: "native", "mkl", "torch", "scipy", or "dense" with its form.
+        seconds: of a call by each candidate, router left out; empty where there was nothing to choose.
+        reason: one sentence.
+    """
+
+    shape: tuple[int, ...]
+    backend: str
+    seconds: dict[str, float]
+    reason: str
+
+
+class SparseConv(nn.Module):
+    """Stands where a frozen `SDConvNd` stood, for inference on a CPU in float32.
+
+    Attributes:
+        router: as it was.
+        kernels: values on the union pattern.
+        choices: back-ends by input shape, filled as shapes come.
+    """
+
+    def __init__(self, layer: SDConvNd, kernels: SparseKernels, backend: str, min_gain: float) -> None:
+        super().__init__()
+        self.router, self.kernels = layer.router, kernels
+        self.dimensions, self.geometry = layer.dimensions, layer.geometry
+        self.padding_mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        walk = (layer.padding, layer.padding_mode, layer.kernel_size, layer.stride, layer.dilation)
+        self.sides = padding_beforehand(*walk)[1]
+        self.backend, self.min_gain = backend, min_gain
+        self.choices: dict[tuple[int, ...], Choice] = {}
+        self._shape: tuple[int, ...] | None = None
+        self._run: Run | None = None
+
+    def forward(self, x: Float[Tensor, "*input"]) -> Float[Tensor, "*output"]:
+        """[B, C_i, *space] to [B, C_o, *out]; one sample may come without its batch axis.
+
+        Raises:
+            InputError: another number of axes or channels.
+            TypeError: another dtype than float32.
+            RuntimeError: an input that is not on the CPU.
+        """
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _NoBackward.apply(x, self)
+        if x.dim() == self.dimensions + 1:
+            return self.forward(x[None])[0]
+        self._check(x)
+        pi = x.new_ones(len(x), 1) if self.router is None else self.router(x)
+        if self.sides:
+            x = functional.pad(x, self.sides, mode=self.padding_mode)
+        return self.run_for(x, pi)(x, pi)
+
+    def run_for(self, x: Float[Tensor, "b c_i *space"], pi: Float[Tensor, "b k"]) -> Run:
+        """The call for inputs like this, which is kept for the last shape seen."""
+        shape = tuple(x.shape)
+        if self._run is None or self._shape != shape:
+            self._run, self._shape = self._choose(x, pi), shape
+        return self._run
+
+    def extra_repr(self) -> str:
+        """Sizes, density and back-end."""
+        shape = "x".join(map(str, self.kernels.shape))
+        return f"{self.kernels.num_kernels} kernels {shape}, union {self.kernels.union:.3f}, backend={self.backend}"
+
+    def _choose(self, x: Tensor, pi: Tensor) -> Run:
+        shape = tuple(x.shape)
+        known = self.choices.get(shape)
+        if known is not None:
+            return next(each.run for each in self._candidates(x, known.backend) if each.name == known.backend)
+        candidates, failures = self._available(x)
+        if len(candidates) == 1 or not len(x):
+            chosen, seconds, reason = candidates[0], {}, "as asked"
+        else:
+            seconds = timed(candidates, x, pi)
+            chosen, reason = best(candidates, seconds, self.min_gain)
+        self.choices[shape] = Choice(shape, chosen.name, seconds, "; ".join([*failures, reason]))
+        return chosen.run
+
+    def _available(self, x: Tensor) -> tuple[list[Candidate], list[str]]:
+        """Candidates in order of preference, and why others are none."""
+        if self.backend == "dense":
+            return dense_runs(self.kernels, self.geometry), []
+        failures = []
+        for name in sparse_names(self.backend):
+            try:
+                candidates = self._candidates(x, name)
+            except Unavailable as error:
+                failures.append(f"{name}: {error}")
+            else:
+                dense = dense_runs(self.kernels, self.geometry) if self.backend == "auto" else []
+                return candidates + dense, failures
+        return dense_runs(self.kernels, self.geometry), failures
+
+    def _candidates(self, x: Tensor, name: str) -> list[Candidate]:
+        if name.startswith("dense"):
+            return dense_runs(self.kernels, self.geometry)
+        return [Candidate(name, SPARSE[name](self.kernels, self.geometry, x.shape[2:]))]
+
+    def _check(self, x: Tensor) -> None:
+        if x.dim() != self.dimensions + 2 or x.shape[1] != self.kernels.in_channels:
+            raise InputError(
+                f"expected {self.kernels.in_channels} channels on axis 1 of {self.dimensions + 2}; got shape {list(x.shape)}"
+            )
+        if x.dtype != torch.float32:
+            raise TypeError(f"a compiled layer takes torch.float32; got {x.dtype}")
+        if x.device.type != "cpu":
+            raise RuntimeError(f"a compiled layer runs on the CPU; the input is on {x.device}")
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SparseConv:
+        """Stays float32 on the CPU, whatever the model is moved to."""
+        return self
+
+
+class _NoBackward(torch.autograd.Function):
+    """Lets an input that wants a gradient pass, and refuses the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: SparseConv) -> Tensor:
+        return layer(x.detach())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        raise RuntimeError("a compiled model has no backward pass; train the model that it was made of")
+
+
+def sparse_names(backend: str) -> Sequence[str]:
+    """Sparse back-ends to try, in order, for what a user asked for."""
+    mkl = "mkl" if torch.backends.mkl.is_available() else "torch"
+    return ("native", mkl, "scipy") if backend == "auto" else (backend,)
+
+
+def timed(candidates: Sequence[Candidate], x: Tensor, pi: Tensor) -> dict[str, float]:
+    """Least seconds of a call by each candidate, taking turns."""
+    seconds = {each.name: float("inf") for each in candidates}
+    started = time.perf_counter()
+    for turn in range(-1, ROUNDS):
+        for each in candidates:
+            begin = time.perf_counter()
+            each.run(x, pi)
+            if turn >= 0:
+                seconds[each.name] = min(seconds[each.name], time.perf_counter() - begin)
+        if turn >= 0 and time.perf_counter() - started > BUDGET:
+            break
+    return seconds
+
+
+def best(candidates: Sequence[Candidate], seconds: dict[str, float], min_gain: float) -> tuple[Candidate, str]:
+    """The fastest dense form, unless the fastest sparse candidate gains enough over it."""
+    fastest = sorted(candidates, key=lambda each: seconds[each.name])
+    sparse = next((each for each in fastest if not each.name.startswith("dense")), None)
+    dense = next((each for each in fastest if each.name.startswith("dense")), None)
+    if sparse is None or dense is None:
+        return fastest[0], "the fastest"
+    gain = seconds[dense.name] / seconds[sparse.name]
+    text = f"{sparse.name} is {gain:.2f}x as fast as {dense.name}, which takes {seconds[dense.name] * 1e3:.3g} ms"
+    return (sparse, text) if gain >= min_gain else (dense, f"{text}: below min_gain={min_gain:g}")
