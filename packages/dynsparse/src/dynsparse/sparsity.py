@@ -53,7 +53,7 @@ class SparsityController:
         *,
         ramp_steps: int = 0,
         lam: float | int = 10.0,
-        multiplier_rate: float | int = 0.1,
+        multiplier_rate: float | int = 0.3,
         alpha: float | int = 1e-6,
         min_density: float | int = 0.01,
     ) -> None:

@@ -159,8 +159,8 @@ class SigmoidThreshold(Threshold):
     With a shared mask, all kernels of a kept position shrink by the same factor, so that m(W) falls by the threshold.
     """
 
-    default_init = -10.0
-    """sigmoid(-10) = 4.5e-5: next to nothing is pruned, and tau still has a gradient."""
+    default_init = -7.0
+    """sigmoid(-7) = 9e-4: next to nothing is pruned, and tau still has a gradient."""
 
     def gate(self, weight: Float[Tensor, "k c_o *rest"]) -> Float[Tensor, "k c_o *rest"]:
         """The shrunk kernels, differentiable as they stand; no surrogate."""
