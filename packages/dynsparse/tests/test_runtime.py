@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import threading
-from itertools import pairwise
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,12 +11,9 @@ from torch.nn import functional
 
 from dynsparse import SDConv1d, SDConv2d, SDConv3d, compile_sparse
 from dynsparse.layers import SDConvNd
-from dynsparse.models import sd_mobilenet_v1, sd_tiny
-from dynsparse.runtime import layer as layer_module
 from dynsparse.runtime import native
 from dynsparse.runtime.backends import native_run
-from dynsparse.runtime.layer import Choice, SparseConv, best
-from dynsparse.runtime.pattern import PADDING, sparse_kernels
+from dynsparse.runtime.pattern import sparse_kernels
 
 CLASSES = {1: SDConv1d, 2: SDConv2d, 3: SDConv3d}
 BACKENDS = ("native", "mkl", "scipy", "dense", "auto")
@@ -36,7 +29,10 @@ def frozen(dimensions: int, *sizes: object, density: float = 0.3, **settings: ob
     made = CLASSES[dimensions](*sizes, **settings).eval()
     shape = made.weight.shape[1:] if made.mask_sharing == "shared" else made.weight.shape
     made.freeze(torch.rand(shape) < density)
-    for parameter in (*([] if made.bias is None else [made.bias]), *([] if made.router is None else made.router.parameters())):
+    for parameter in (
+        *([] if made.bias is None else [made.bias]),
+        *([] if made.router is None else made.router.parameters()),
+    ):
         nn.init.normal_(parameter)
     return made
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import core_utils
+from core_utils.lazy import lazy
 
 if TYPE_CHECKING:
+    from dynsparse.converting import convert, dynamic_layers
+    from dynsparse.costs import CostReport, count
+    from dynsparse.diagnosis import LayerDiagnosis, diagnose
     from dynsparse.errors import (
         CheckpointError,
         ConfigError,
@@ -17,36 +20,33 @@ if TYPE_CHECKING:
         SparsityError,
         SparsityWarning,
     )
-    from dynsparse.integration import StepError, integrate
     from dynsparse.layers import LayerDensity, SDConv1d, SDConv2d, SDConv3d, SDConvNd
+    from dynsparse.loading import load_static, load_weights
+    from dynsparse.miniature import miniature_images
+    from dynsparse.models import (
+        sd_mobilenet_v1,
+        sd_mobilenet_v2,
+        sd_resnet10,
+        sd_resnet18,
+        sd_resnet34,
+        sd_resnet50,
+        sd_tiny,
+    )
+    from dynsparse.parameters import param_groups
     from dynsparse.runtime.compiling import CompiledModel, LayerReport, compile_sparse
+    from dynsparse.schedules import TemperatureSchedule
+    from dynsparse.sparsity import SparsityController
+    from dynsparse.sparsity_report import SparsityReport
     from dynsparse.surrogates import step
+    from dynsparse.training import TrainConfig, evaluate, train
 
 if core_utils.CONTRACT != 1:
     raise ImportError("dynsparse needs core-utils with contract 1")
 
-__all__ = [
-    "CheckpointError",
-    "CompiledModel",
-    "ConfigError",
-    "ConversionError",
-    "DynSparseError",
-    "InputError",
-    "LayerDensity",
-    "LayerReport",
-    "SDConv1d",
-    "SDConv2d",
-    "SDConv3d",
-    "SDConvNd",
-    "SparsityError",
-    "SparsityWarning",
-    "StepError",
-    "compile_sparse",
-    "integrate",
-    "step",
-]
-
 _HOMES = {
+    "converting": ("convert", "dynamic_layers"),
+    "costs": ("CostReport", "count"),
+    "diagnosis": ("LayerDiagnosis", "diagnose"),
     "errors": (
         "CheckpointError",
         "ConfigError",
@@ -56,20 +56,67 @@ _HOMES = {
         "SparsityError",
         "SparsityWarning",
     ),
-    "integration": ("StepError", "integrate"),
     "layers": ("LayerDensity", "SDConv1d", "SDConv2d", "SDConv3d", "SDConvNd"),
+    "loading": ("load_static", "load_weights"),
+    "miniature": ("miniature_images",),
+    "models": (
+        "sd_mobilenet_v1",
+        "sd_mobilenet_v2",
+        "sd_resnet10",
+        "sd_resnet18",
+        "sd_resnet34",
+        "sd_resnet50",
+        "sd_tiny",
+    ),
+    "parameters": ("param_groups",),
     "runtime.compiling": ("CompiledModel", "LayerReport", "compile_sparse"),
+    "schedules": ("TemperatureSchedule",),
+    "sparsity": ("SparsityController",),
+    "sparsity_report": ("SparsityReport",),
     "surrogates": ("step",),
+    "training": ("TrainConfig", "evaluate", "train"),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
+__all__ = [
+    "CheckpointError",
+    "CompiledModel",
+    "ConfigError",
+    "ConversionError",
+    "CostReport",
+    "DynSparseError",
+    "InputError",
+    "LayerDensity",
+    "LayerDiagnosis",
+    "LayerReport",
+    "SDConv1d",
+    "SDConv2d",
+    "SDConv3d",
+    "SDConvNd",
+    "SparsityController",
+    "SparsityError",
+    "SparsityReport",
+    "SparsityWarning",
+    "TemperatureSchedule",
+    "TrainConfig",
+    "compile_sparse",
+    "convert",
+    "count",
+    "diagnose",
+    "dynamic_layers",
+    "evaluate",
+    "load_static",
+    "load_weights",
+    "miniature_images",
+    "param_groups",
+    "sd_mobilenet_v1",
+    "sd_mobilenet_v2",
+    "sd_resnet10",
+    "sd_resnet18",
+    "sd_resnet34",
+    "sd_resnet50",
+    "sd_tiny",
+    "step",
+    "train",
+]
 
-def __getattr__(name: str) -> Any:
-    """Loads torch only when a name that needs it is asked for."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -112,7 +112,7 @@ def dense_runs(kernels: SparseKernels, geometry: Geometry) -> list[Candidate]:
 
 
 def limited(y: Float[Tensor, "b c_o *out"], kernels: SparseKernels) -> Float[Tensor, "b c_o *out"]:
-    """y within the layer's limits, in place."""
+    """Y within the layer's limits, in place."""
     if kernels.low == -inf and kernels.high == inf:
         return y
     return y.clamp_(kernels.low, kernels.high)
@@ -156,4 +156,6 @@ def _warn_of_beta_once() -> None:
     """Lets torch say once that its CSR tensors are in beta, unheard: the layers' results are tested."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state", UserWarning)
-        torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (1, 1), check_invariants=False)
+        torch.sparse_csr_tensor(
+            torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (1, 1), check_invariants=False
+        )

@@ -39,7 +39,7 @@ def followers(model: nn.Module) -> tuple[dict[str, Follower], str | None]:
         return {}, None
     try:
         graph = _Tracer().trace(model)
-    except Exception as error:  # noqa: BLE001 -- whatever a model's code raises when it is traced
+    except Exception as error:
         return {}, f"{type(error).__name__}: {error}".splitlines()[0]
     modules = dict(model.named_modules())
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")

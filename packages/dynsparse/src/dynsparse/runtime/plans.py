@@ -73,7 +73,9 @@ def make_plan(kernels: SparseKernels, geometry: Geometry, size: Sequence[int], i
     else:
         axes = _Axes(*map(_three, (size, kernels.shape[2:])), *map(_three, geometry[:3], (1, 0, 1)), _three(out))
     phases = sorted({axes.phase(position) for position in axes.positions()})
-    span = tuple(o + (k - 1) * d // s for o, k, d, s in zip(axes.out, axes.kernel, axes.dilation, axes.stride, strict=True))
+    span = tuple(
+        o + (k - 1) * d // s for o, k, d, s in zip(axes.out, axes.kernel, axes.dilation, axes.stride, strict=True)
+    )
     extent = ((axes.out[0] - 1) * span[1] + axes.out[1] - 1) * span[2] + axes.out[2]
     tile = _tile(extent, kernels.in_channels, isa, panels=panels)
     panel = tile * isa.width if panels else 0
