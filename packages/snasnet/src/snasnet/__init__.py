@@ -1,0 +1,77 @@
+"""Spiking architectures with feedback, found without training them (arXiv 2201.10355)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import core_utils
+
+if TYPE_CHECKING:
+    from snasnet.cells import Cell
+    from snasnet.costs import Constraints, most_sops, parameters
+    from snasnet.kernels import KernelAccumulator, hd_kernel, logdet_score, sahd_kernel
+    from snasnet.miniature import miniature_images
+    from snasnet.networks import SNASNet
+    from snasnet.presets import load_released, preset
+    from snasnet.scoring import ScoreResult, score_cell, score_model
+    from snasnet.searching import SearchResult, correlate, search
+    from snasnet.spaces import SearchSpace
+    from snasnet.specs import DatasetSpec
+    from snasnet.training import TrainConfig, accuracy, profile, train
+
+if core_utils.CONTRACT != 1:
+    raise ImportError("snasnet needs core-utils with contract 1")
+
+__all__ = [
+    "Cell",
+    "Constraints",
+    "DatasetSpec",
+    "KernelAccumulator",
+    "SNASNet",
+    "ScoreResult",
+    "SearchResult",
+    "SearchSpace",
+    "TrainConfig",
+    "accuracy",
+    "correlate",
+    "hd_kernel",
+    "load_released",
+    "logdet_score",
+    "miniature_images",
+    "most_sops",
+    "parameters",
+    "preset",
+    "profile",
+    "sahd_kernel",
+    "score_cell",
+    "score_model",
+    "search",
+    "train",
+]
+
+_HOMES = {
+    "cells": ("Cell",),
+    "costs": ("Constraints", "most_sops", "parameters"),
+    "kernels": ("KernelAccumulator", "hd_kernel", "logdet_score", "sahd_kernel"),
+    "miniature": ("miniature_images",),
+    "networks": ("SNASNet",),
+    "presets": ("load_released", "preset"),
+    "scoring": ("ScoreResult", "score_cell", "score_model"),
+    "searching": ("SearchResult", "correlate", "search"),
+    "spaces": ("SearchSpace",),
+    "specs": ("DatasetSpec",),
+    "training": ("TrainConfig", "accuracy", "profile", "train"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads torch only when a name that needs it is asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
