@@ -61,9 +61,7 @@ def test_what_remains_is_what_some_walk_of_at_most_four_edges_needs(matrix):
 
 
 def test_pruning_changes_nothing_twice():
-    rng = np.random.default_rng(0)
-    space = SearchSpace("backward")
-    drawn = np.array([space.draw(rng) for _ in range(40_000)])
+    drawn = SearchSpace("backward").draw(np.random.default_rng(0), 40_000)
     accepted = drawn[drawn[:, 0, 3] != 0]
     once = pruned_matrices(accepted)
     assert (pruned_matrices(once) == once).all()

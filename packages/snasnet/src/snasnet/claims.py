@@ -6,6 +6,7 @@ miniature reports its rank correlations beside the two claims that a small exper
 
 from __future__ import annotations
 
+import bisect
 from typing import TYPE_CHECKING, Any
 
 from core_utils.claims import Claim, Trial
@@ -277,7 +278,8 @@ def _hand_made(count: int) -> nn.Module:
         with torch.device("meta"):
             return sum(parameter.numel() for parameter in HandMade(width).parameters())
 
-    return HandMade(min(range(2, 64), key=lambda width: abs(size(width) - count)))
+    wider = bisect.bisect_left(range(3, 64), count, key=size) + 3
+    return HandMade(min((wider - 1, wider), key=lambda width: abs(size(width) - count)))
 
 
 CLAIMS = (

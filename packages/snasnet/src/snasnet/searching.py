@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import itertools
 import math
 import tempfile
 from collections import Counter
@@ -214,9 +215,10 @@ def _rounds(strategy: str, space: SearchSpace, rules: _Rules, n: int, seed: int,
     if strategy == "random":
         yield [_kept(lambda: space.sample(rng), rules) for _ in range(n)]
     elif strategy == "exhaustive":
-        cells = list(space.enumerate())
-        order = np.arange(len(cells)) if n >= len(cells) else rng.permutation(len(cells))
-        kept = [cells[index] for index in order if rules.violation(cells[index]) is None][:n]
+        matrices = space.matrices()
+        order = np.arange(len(matrices)) if n >= len(matrices) else rng.permutation(len(matrices))
+        cells = (Cell(matrices[index]) for index in order)
+        kept = list(itertools.islice((cell for cell in cells if rules.violation(cell) is None), n))
         if not kept:
             raise UserError(f"no cell of {space} keeps the constraints")
         yield kept

@@ -58,29 +58,33 @@ class SearchSpace:
             UserError: no draw of 1000 was accepted.
         """
         for _ in range(MOST_REJECTED):
-            drawn = self.draw(rng)[None]
+            drawn = self.draw(rng)
             pruned = pruned_matrices(drawn)
             if self._accepts(drawn, pruned)[0]:
                 return _cell(pruned[0])
         raise UserError(f"none of {MOST_REJECTED} draws lies in {self}")
 
-    def draw(self, rng: np.random.Generator) -> Int[np.ndarray, "4 4"]:
-        """One matrix before it is accepted and pruned: every edge uniform over `ops`, a fair coin for its direction."""
-        ops = np.array(self.ops, np.int64)
-        upper = np.triu(ops[rng.integers(len(ops), size=(NODES, NODES))], 1)
+    def draw(self, rng: np.random.Generator, n: int = 1) -> Int[np.ndarray, "n 4 4"]:
+        """Matrices before they are accepted and pruned: every edge uniform over `ops`, a fair coin for its direction."""
+        ops, shape = np.array(self.ops, np.int64), (n, NODES, NODES)
+        upper = np.triu(ops[rng.integers(len(ops), size=shape)], 1)
         if self.kind == "forward":
             return upper
-        lower = np.tril(ops[rng.integers(len(ops), size=(NODES, NODES))], -1)
-        forward = np.triu(rng.integers(2, size=(NODES, NODES)), 1)
-        return upper * forward + lower * np.tril(1 - forward.T, -1)
+        lower = np.tril(ops[rng.integers(len(ops), size=shape)], -1)
+        forward = np.triu(rng.integers(2, size=shape), 1)
+        return upper * forward + lower * np.tril(1 - forward.transpose(0, 2, 1), -1)
 
     def enumerate(self) -> Iterator[Cell]:
         """Every cell once, in the order of its digits."""
-        return map(_cell, _all_matrices(self))
+        return map(_cell, self.matrices())
+
+    def matrices(self) -> Int[np.ndarray, "n 4 4"]:
+        """Those of all cells, in the order of their digits; not to be changed."""
+        return _all_matrices(self)
 
     def size(self) -> int:
         """How many different cells there are."""
-        return len(_all_matrices(self))
+        return len(self.matrices())
 
     def neighbours(self, cell: Cell) -> list[Cell]:
         """The cells that differ from `cell` in one pair of nodes before pruning, in the order of their digits."""
@@ -144,7 +148,9 @@ def _all_matrices(space: SearchSpace) -> Int[np.ndarray, "n 4 4"]:
         matrices[:, i, j], matrices[:, j, i] = entries[choice].T
     if space.require_direct:
         matrices = matrices[matrices[:, INPUT, OUTPUT] != 0]
-    return space._kept(matrices)
+    kept = space._kept(matrices)
+    kept.flags.writeable = False
+    return kept
 
 
 def _cell(matrix: np.ndarray) -> Cell:
