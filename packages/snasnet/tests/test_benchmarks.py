@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from snasnet.benchmarks import SIZE, ReferenceNetwork, images
 
 from snasnet import Cell, DatasetSpec, SNASNet, score_model
-from snasnet.benchmarks import SIZE, ReferenceNetwork, images
 
 OPTIONS = {"width": 4, "hidden": 16, "T": 2}
 

@@ -27,6 +27,9 @@ def _warmed_up(cell, head):
     model = SNASNet(cell, DatasetSpec(1, 8, 10), width=4, hidden=16, T=5, head=head)
     if model.hidden is not None:
         nn.init.normal_(model.hidden.weight, std=1.0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.5
     for _ in range(10):
         model(torch.rand(16, 1, 8, 8))
     return model.eval()
