@@ -1,13 +1,12 @@
 """Searches: the same ranking whoever scores, nothing scored twice, one failure costs one cell."""
 
 import json
-import math
+import os
 import signal
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import kendalltau
 from torch.nn import functional
 
 from core_utils.data import digits
@@ -18,7 +17,7 @@ from snasnet.cells import Cell
 from snasnet.costs import Constraints, most_sops, parameters
 from snasnet.networks import SNASNet
 from snasnet.scoring import score_cell
-from snasnet.searching import correlate, search
+from snasnet.searching import search
 from snasnet.spaces import SearchSpace
 from snasnet.specs import DatasetSpec
 
@@ -118,6 +117,44 @@ def test_a_signal_ends_the_search_with_the_best_so_far(batch, scored, tmp_path, 
         assert ranking(find(batch, n=10, run=run)) == ranking(whole)
 
 
+def test_the_log_reaches_the_disk_every_few_seconds(batch, scored, tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.path.realpath(f"/proc/self/fd/{descriptor}")))
+    monkeypatch.setattr(searching, "SYNC_SECONDS", 0.0)
+    with Run.open(tmp_path / "run", {}) as run:
+        rows = find(batch, n=5, run=run).table
+    assert synced.count(str(tmp_path / "run/log.jsonl")) == len(rows)
+
+
+def test_candidates_in_work_are_finished_after_a_signal(batch, scored, tmp_path, monkeypatch):
+    original = searching.score_job
+
+    def interrupted(job):
+        if len(scored) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return original(job)
+
+    monkeypatch.setattr(searching, "score_job", interrupted)
+    with Run.open(tmp_path / "run", {}) as run, pytest.raises(KeyboardInterrupt):
+        find(batch, n=14, run=run, workers=2)
+    assert len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 4
+
+
+def test_the_front_holds_what_no_other_cell_beats():
+    def row(name, score, params, sops, status="ok"):
+        return {"id": name, "score": score, "params": params, "sops": sops, "status": status}
+
+    table = (
+        row("best", -1.0, 9, 9),
+        row("lean", -2.0, 5, 9),
+        row("as good, but larger", -2.0, 6, 9),
+        row("leanest", -9.0, 5, 1),
+        row("degenerate", None, 1, 1, "degenerate"),
+    )
+    assert searching.SearchResult(table).front == ["best", "lean", "leanest"]
+    assert searching.SearchResult(table[-1:]).front == []
+
+
 def test_one_cell_that_fails_is_recorded_and_ranked_last(batch, scored, tmp_path, monkeypatch):
     original = searching.score_job
 
@@ -215,23 +252,6 @@ def test_costs_are_counted_without_a_network_as_on_one(text, options):
             module.register_forward_hook(count)
     model(torch.rand(1, 2, 8, 16))
     assert most_sops(cell, spec, **options) == synapses
-
-
-def test_correlations_are_those_of_scipy_with_an_interval_around():
-    rng = np.random.default_rng(0)
-    truth = rng.random(40)
-    table = [
-        {"id": str(i), "score": truth[i] + 0.2 * rng.random(), "params": 5, "convs": -truth[i], "status": "ok"}
-        for i in range(40)
-    ]
-    found = correlate(table, {str(i): truth[i] for i in range(40)})
-    tau, low, high = found["score"]
-    assert tau == pytest.approx(kendalltau([row["score"] for row in table], truth).statistic)
-    assert low < tau < high
-    assert found["convs"] == (pytest.approx(-1), pytest.approx(-1), pytest.approx(-1))
-    assert math.isnan(found["params"][0])
-    with pytest.raises(ValueError, match="at least 3"):
-        correlate(table, {"0": 0.5})
 
 
 @pytest.mark.slow

@@ -9,13 +9,15 @@ import core_utils
 
 if TYPE_CHECKING:
     from snasnet.cells import Cell
+    from snasnet.correlations import correlate
     from snasnet.costs import Constraints, most_sops, parameters
+    from snasnet.datasets import DataSets, load_data
     from snasnet.kernels import KernelAccumulator, hd_kernel, logdet_score, sahd_kernel
     from snasnet.miniature import miniature_images
     from snasnet.networks import SNASNet
-    from snasnet.presets import load_released, preset
+    from snasnet.released import load_released, preset
     from snasnet.scoring import ScoreResult, score_cell, score_model
-    from snasnet.searching import SearchResult, correlate, search
+    from snasnet.searching import SearchResult, search
     from snasnet.spaces import SearchSpace
     from snasnet.specs import DatasetSpec
     from snasnet.training import TrainConfig, accuracy, profile, train
@@ -26,6 +28,7 @@ if core_utils.CONTRACT != 1:
 __all__ = [
     "Cell",
     "Constraints",
+    "DataSets",
     "DatasetSpec",
     "KernelAccumulator",
     "SNASNet",
@@ -36,6 +39,7 @@ __all__ = [
     "accuracy",
     "correlate",
     "hd_kernel",
+    "load_data",
     "load_released",
     "logdet_score",
     "miniature_images",
@@ -52,13 +56,15 @@ __all__ = [
 
 _HOMES = {
     "cells": ("Cell",),
+    "correlations": ("correlate",),
     "costs": ("Constraints", "most_sops", "parameters"),
     "kernels": ("KernelAccumulator", "hd_kernel", "logdet_score", "sahd_kernel"),
     "miniature": ("miniature_images",),
     "networks": ("SNASNet",),
-    "presets": ("load_released", "preset"),
+    "datasets": ("DataSets", "load_data"),
+    "released": ("load_released", "preset"),
     "scoring": ("ScoreResult", "score_cell", "score_model"),
-    "searching": ("SearchResult", "correlate", "search"),
+    "searching": ("SearchResult", "search"),
     "spaces": ("SearchSpace",),
     "specs": ("DatasetSpec",),
     "training": ("TrainConfig", "accuracy", "profile", "train"),

@@ -7,22 +7,28 @@ miniature reports its rank correlations beside the two claims that a small exper
 from __future__ import annotations
 
 import bisect
+import math
 from typing import TYPE_CHECKING, Any
 
 from core_utils.claims import Claim, Trial
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import nn
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
 
     from core_utils.data import Split
     from snasnet.cells import Cell
+    from snasnet.specs import DatasetSpec
 
+METRICS = ("sahd", "hd")
 PAPER = "Kim et al., ECCV 2022, arXiv 2201.10355"
 SCORED = 30
 """Cells of each kind that a trial scores."""
 TRAINED = 3
 """Cells of each sort that a trial trains."""
+RANDOM = 12
+"""Random cells that the searched one is held against."""
 SCORING: dict[str, Any] = {"width": 12, "hidden": 64, "T": 4}
 TRAINING: dict[str, Any] = {"width": 8, "hidden": 64, "T": 4}
 
@@ -72,7 +78,7 @@ def feedback(trial: Trial) -> dict[str, float]:
     import numpy as np
     from scipy.stats import mannwhitneyu
 
-    from snasnet import DatasetSpec, SearchSpace, correlate, miniature_images, parameters, score_cell
+    from snasnet import DatasetSpec, SearchSpace, miniature_images
 
     spec, images = DatasetSpec(1, 8, 10), miniature_images(trial.seed, size=8, data=trial.data)
     rng = np.random.default_rng([trial.seed, 23])
@@ -84,17 +90,10 @@ def feedback(trial: Trial) -> dict[str, float]:
         wanted = cell.n_backward_idle == 0 or cell.n_backward_idle >= 2
         if wanted and len(group) < count and cell not in group:
             group.append(cell)
-    batch, rows, accuracies = _batch(images, 128), [], {}
-    for cell in groups["without"] + groups["idle"]:
-        row: dict[str, Any] = {"id": cell.id, "convs": cell.n_convs, "params": parameters(cell, spec, **TRAINING)}
-        for column, metric in (("score", "sahd"), ("hd", "hd")):
-            result = score_cell(cell, spec, batch, metric=metric, seed=trial.seed, **TRAINING)
-            row |= {column: None if result.degenerate else result.score, "rate": result.rate}
-        rows.append(row)
-        accuracies[cell.id] = _trained(cell, images, trial)
+    cells = groups["without"] + groups["idle"]
+    rows = _rows(cells, spec, _batch(images, 128), trial.seed, TRAINING)
+    accuracies = {cell.id: _trained(cell, images, trial) for cell in cells}
     mean = {name: float(np.mean([accuracies[cell.id] for cell in cells])) for name, cells in groups.items()}
-    ranked = [row for row in rows if row["score"] is not None]
-    taus = correlate(ranked, accuracies, columns=("score", "hd", "params", "convs"), resamples=200)
     ordered = mannwhitneyu(
         *([accuracies[cell.id] for cell in cells] for cells in groups.values()), alternative="greater"
     )
@@ -102,8 +101,7 @@ def feedback(trial: Trial) -> dict[str, float]:
         "lost": mean["without"] - mean["idle"],
         **{f"accuracy_{name}": value for name, value in mean.items()},
         "mann_whitney_p": float(ordered.pvalue),
-        **{f"tau_{'sahd' if name == 'score' else name}": tau for name, (tau, _, _) in taus.items()},
-        "best_by_sahd": accuracies[max(ranked, key=lambda row: row["score"])["id"]] if ranked else float("nan"),
+        **_correlations(rows, accuracies),
         "median_cell": float(np.median(list(accuracies.values()))),
     }
 
@@ -119,18 +117,19 @@ def searched(trial: Trial) -> dict[str, float]:
     from snasnet import DatasetSpec, SearchSpace, miniature_images, parameters, search
 
     spec, images = DatasetSpec(1, 8, 10), miniature_images(trial.seed, size=8, data=trial.data)
+    batch = _batch(images, 128)
     best, figures = {}, {}
     for kind in ("forward", "backward"):
-        found = search(
-            SearchSpace(kind), spec, _batch(images, 128), n=200, seed=trial.seed, options=TRAINING, progress=False
-        )
+        found = search(SearchSpace(kind), spec, batch, n=200, seed=trial.seed, options=TRAINING, progress=False)
         best[kind] = found.best
         figures[f"best_{kind}"] = _trained(found.best, images, trial)
-    random = [_trained(cell, images, trial) for cell in _distinct(SearchSpace("backward"), 6, [trial.seed, 41])]
+    cells = _distinct(SearchSpace("backward"), RANDOM, [trial.seed, 41])
+    accuracies = {cell.id: _trained(cell, images, trial) for cell in cells}
     count = parameters(best["backward"], spec, **TRAINING)
     seed_everything(trial.seed)
     figures |= {
-        "median_random": float(np.median(random)),
+        "median_random": float(np.median(list(accuracies.values()))),
+        **_correlations(_rows(cells, spec, batch, trial.seed, TRAINING), accuracies),
         "hand_made": _trained_network(_hand_made(count), "hand-made", images, trial),
         "best_backward_5_steps": _trained(best["backward"], images, trial, T=5),
         "best_backward_10_steps": _trained(best["backward"], images, trial, T=10),
@@ -145,72 +144,60 @@ def searched(trial: Trial) -> dict[str, float]:
 
 
 def ranking(trial: Trial) -> dict[str, float]:
-    """One seed of the paper's protocol on CIFAR: random cells scored and trained; `--data` is CIFAR-10's folder."""
-    import numpy as np
-    import torch
+    """One seed of the paper's protocol on CIFAR-10, whose folder is `--data`: random cells scored and trained.
 
-    from core_utils.data import cifar_folder, stratified
+    Half of the paper's width and a fifth of its epochs: enough to order cells, hours on a GPU.
+    """
     from core_utils.errors import UserError
     from core_utils.runs import Run
-    from core_utils.training import Arrays, Loader, seed_everything
-    from snasnet import (
-        DatasetSpec,
-        SearchSpace,
-        SNASNet,
-        TrainConfig,
-        accuracy,
-        correlate,
-        parameters,
-        score_cell,
-        train,
-    )
+    from core_utils.training import Loader, seed_everything
+    from snasnet import SearchSpace, SNASNet, TrainConfig, accuracy, load_data, train
 
     if trial.data is None:
         raise UserError("claim score-ranks-cells needs CIFAR-10", "add --data DIR")
-    images = cifar_folder(trial.data)
-    mean, deviation = (np.array(each, np.float32)[:, None, None] for each in CIFAR10_NORMAL)
-    x_train, x_test = ((x / np.float32(255) - mean) / deviation for x in (images.x_train, images.x_test))
-    spec = DatasetSpec(3, 32, int(images.y_train.max()) + 1)
-    chosen = stratified(images.y_train, -(-256 // spec.num_classes), np.random.default_rng(trial.seed))
-    batch = torch.from_numpy(x_train[chosen][:256])
-    config = TrainConfig(epochs=60, seed=trial.seed)
-    rows, accuracies = [], {}
-    for cell in _distinct(SearchSpace("backward"), 30, [trial.seed, 31]):
-        row: dict[str, Any] = {"id": cell.id, "convs": cell.n_convs, "params": parameters(cell, spec, width=64)}
-        for column, metric in (("score", "sahd"), ("hd", "hd")):
-            row[column] = score_cell(cell, spec, batch.to(trial.device), metric=metric, seed=trial.seed, width=64).score
-        rows.append(row)
+    data = load_data("cifar10", trial.data, seed=trial.seed)
+    config, cells = TrainConfig(epochs=60, seed=trial.seed), _distinct(SearchSpace("backward"), 30, [trial.seed, 31])
+    rows = _rows(cells, data.spec, data.batch(256, trial.seed).to(trial.device), trial.seed, {"width": 64})
+    accuracies = {}
+    for cell in cells:
         seed_everything(trial.seed)
-        model = SNASNet(cell, spec, width=64)
-        loader = Loader(Arrays(x_train, images.y_train), 64, seed=trial.seed, transform=CropAndFlip())
+        model = SNASNet(cell, data.spec, width=64)
+        loader = Loader(data.train, config.batch_size, seed=trial.seed, transform=data.augment, workers=4)
         with Run.open(trial.workdir / cell.id, {"cell": cell.id, "seed": trial.seed}, resume=True) as run:
             train(model, (loader, None), config, run=run, device=trial.device, progress=False)
-        accuracies[cell.id] = 100 * accuracy(model, Loader(Arrays(x_test, images.y_test), 250, shuffle=False))
-    finite = [row for row in rows if np.isfinite(row["score"]) and np.isfinite(row["hd"])]
-    taus = correlate(finite, accuracies, columns=("score", "hd", "params", "convs"))
-    return {
-        "tau": taus["score"][0],
-        "over_plain": taus["score"][0] - taus["hd"][0],
-        **{f"tau_{name}": tau for name, (tau, _, _) in taus.items()},
-    }
+        accuracies[cell.id] = 100 * accuracy(model, Loader(data.test, 250, shuffle=False))
+    figures = _correlations(rows, accuracies)
+    return {**figures, "tau": figures["tau_sahd"], "over_plain": figures["tau_sahd"] - figures["tau_hd"]}
 
 
-CIFAR10_NORMAL = ((0.4913, 0.4821, 0.4465), (0.2470, 0.2434, 0.2615))
-"""Mean and deviation of the channels: released code of arXiv 2201.10355."""
+def _rows(
+    cells: Sequence[Cell], spec: DatasetSpec, batch: Tensor, seed: int, options: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What could rank cells before they are trained: both scores, parameters, convolutions."""
+    from snasnet import parameters, score_cell
+
+    return [
+        {
+            "id": cell.id,
+            **{name: score_cell(cell, spec, batch, metric=name, seed=seed, **options).score for name in METRICS},
+            "params": parameters(cell, spec, **options),
+            "convs": cell.n_convs,
+        }
+        for cell in cells
+    ]
 
 
-class CropAndFlip:
-    """The paper's augmentation: a crop of the image padded by 4 pixels, and a flip by lot."""
+def _correlations(rows: Sequence[Mapping[str, Any]], accuracies: Mapping[str, float]) -> dict[str, float]:
+    """Kendall's tau of each with the accuracies, and its bootstrap interval; degenerate cells are left out."""
+    from snasnet import correlate
 
-    def __call__(self, item: Any, rng: np.random.Generator) -> Any:
-        """The changed image, and its label."""
-        from torch.nn.functional import pad
-
-        image, label = item
-        top, left = rng.integers(9, size=2)
-        height, width = image.shape[-2:]
-        image = pad(image, (4, 4, 4, 4))[..., top : top + height, left : left + width]
-        return (image.flip(-1) if rng.random() < 0.5 else image), label
+    scored = [row for row in rows if all(math.isfinite(row[name]) for name in METRICS)]
+    if len(scored) < 3:
+        return {}
+    figures: dict[str, float] = {}
+    for name, taus in correlate(scored, accuracies, columns=(*METRICS, "params", "convs")).items():
+        figures |= dict(zip((f"tau_{name}", f"tau_{name}_low", f"tau_{name}_high"), taus, strict=True))
+    return figures
 
 
 def _distinct(space: Any, count: int, seed: list[int]) -> list[Cell]:
@@ -267,7 +254,7 @@ def _hand_made(count: int) -> nn.Module:
     class HandMade(nn.Module):
         def __init__(self, width: int) -> None:
             super().__init__()
-            layout = (width, width, "AP", 2 * width, 2 * width, "AP")
+            layout: Any = (width, width, "AP", 2 * width, 2 * width, "AP")
             blocks = nn.Sequential(*vgg_blocks(1, layout, lif_neuron()))
             self.network = SpikingNetwork(blocks, nn.Linear(2 * width * 4, 10))
 

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.utils.data import Subset
 
 from core_utils.errors import UserError
 from core_utils.runs import Run
 from core_utils.settings import from_tree
-from core_utils.training import Arrays, Loader, seed_everything
+from core_utils.training import Loader, resolve_device, seed_everything
 from snasnet.cells import Cell
 from snasnet.datasets import DataSets, load_data
 from snasnet.networks import SNASNet
+from snasnet.samples import Items
 from snasnet.training import TrainConfig, accuracy, train
 
 WEIGHTS = "model.safetensors"
+PRESETS = ("cifar10", "cifar100", "tinyimagenet")
 
 
 @dataclass(frozen=True)
@@ -32,32 +36,45 @@ class NetworkConfig:
         time_steps: T.
         p2: side of the pooled squares before the classifier, pixels.
         hidden: neurons of the classifier.
+        group: outputs that vote for each class; by default 10 up to 10 classes and 5 above.
         head: "paper" or "gap".
+        stem_stride: of the first convolution.
     """
 
     width: int = 16
     time_steps: int = 5
     p2: int = 2
     hidden: int = 128
+    group: int | None = None
     head: str = "paper"
+    stem_stride: int = 1
 
     @property
     def options(self) -> dict[str, Any]:
         """Arguments of `SNASNet`."""
-        return {"width": self.width, "T": self.time_steps, "p2": self.p2, "hidden": self.hidden, "head": self.head}
+        names = ("width", "p2", "hidden", "group", "head", "stem_stride")
+        return {"T": self.time_steps, **{name: getattr(self, name) for name in names}}
 
 
 @dataclass(frozen=True)
 class JobConfig(TrainConfig, NetworkConfig):
-    """What `snasnet train` is asked to do.
+    """What `snasnet train` is asked to do; the defaults are for the embedded images.
 
     Attributes:
         cell: as text.
-        dataset: by name.
+        dataset: by name, as of `load_data`.
+        image_size: of images and event frames, pixels.
+        sensor: width and height of the event camera, pixels.
+        augment: crop and flip training images, where the data set has this.
+        workers: loading processes.
     """
 
     cell: str = "0302 0030 3003 0000"
     dataset: str = "digits"
+    image_size: int | None = None
+    sensor: tuple[int, int] = (128, 128)
+    augment: bool = True
+    workers: int = 0
     epochs: int = 20
     learning_rate: float = 1e-2
     optimizer: str = "adamw"
@@ -65,8 +82,26 @@ class JobConfig(TrainConfig, NetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.workers < 0:
+            raise UserError(f"workers must not be negative, got {self.workers}")
         if not Cell(self.cell).is_valid():
             raise UserError(f"cell {self.cell} has no direct edge from input to output", "set row 0, column 3")
+
+    def load(self, folder: Path | None) -> DataSets:
+        """The data, which lie in the folder or are embedded."""
+        names = ("seed", "time_steps", "image_size", "sensor")
+        return load_data(self.dataset, folder, **{name: getattr(self, name) for name in names})
+
+
+def preset_file(name: str) -> Path:
+    """The TOML file of one of the paper's configurations, for a GPU.
+
+    Raises:
+        UserError: another name.
+    """
+    if name not in PRESETS:
+        raise UserError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    return Path(str(resources.files("snasnet").joinpath("presets", f"{name}.toml")))
 
 
 def make_network(config: JobConfig, data: DataSets) -> SNASNet:
@@ -77,23 +112,27 @@ def make_network(config: JobConfig, data: DataSets) -> SNASNet:
 
 def train_job(config: JobConfig, folder: Path | None, *, run: Run, device: str, progress: bool) -> dict[str, Any]:
     """Trains, tests once at the end, and leaves weights and result in the run."""
-    data = load_data(config.dataset, folder, seed=config.seed)
+    resolve_device(device)
+    data = config.load(folder)
     model = make_network(config, data)
-    loaders = (Loader(Arrays(*data.train), config.batch_size, seed=config.seed), evaluation_loader(data.validation))
+    transform = data.augment if config.augment else None
+    train_loader = Loader(data.train, config.batch_size, config.seed, transform=transform, workers=config.workers)
+    loaders = (train_loader, evaluation_loader(data.validation, config.workers))
     history = train(model, loaders, config, run=run, device=device, progress=progress)
     weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     run.write(WEIGHTS, safetensors.torch.save(weights))
     return {
-        "test_accuracy": accuracy(model, evaluation_loader(data.test)),
+        "test_accuracy": accuracy(model, evaluation_loader(data.test, config.workers)),
         "validation_accuracy": history.last["accuracy"],
         "cell": config.cell,
         "selected_on": "last epoch",
     }
 
 
-def evaluation_loader(part: tuple[Any, Any]) -> Loader:
-    """Batches in order."""
-    return Loader(Arrays(*part), min(250, len(part[1])), shuffle=False)
+def evaluation_loader(part: Items, workers: int = 0, samples: int | None = None) -> Loader:
+    """Batches of a part in order, or of its first samples."""
+    count = len(part) if samples is None else min(samples, len(part))
+    return Loader(Subset(part, range(count)), min(250, count), shuffle=False, workers=workers)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +164,7 @@ def read_trained(run: Path, folder: Path | None = None) -> Trained:
     if not (run / "result.json").is_file():
         raise UserError(f"--run {run} is not finished", f"snasnet train --out {run} --resume")
     config = from_tree(JobConfig, asked["train"], str(run / "config.json"))
-    data = load_data(config.dataset, folder or (Path(asked["data"]) if asked["data"] else None), seed=config.seed)
+    data = config.load(folder or (Path(asked["data"]) if asked["data"] else None))
     model = make_network(config, data)
     _load(model, run / WEIGHTS)
     return Trained(config, data, model)

@@ -154,7 +154,7 @@ class KernelAccumulator:
         neurons = codes.shape[1]
         spikes, gram = _gram(codes)
         if callable(self.metric):
-            entries = torch.as_tensor(self.metric(codes)).double()
+            entries = torch.as_tensor(self.metric(codes)).cpu().double()
         elif self.metric == "hd":
             entries = _distance(spikes, gram).long()
         else:

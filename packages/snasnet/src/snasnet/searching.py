@@ -12,9 +12,11 @@ import hashlib
 import io
 import itertools
 import math
+import os
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +32,13 @@ from core_utils.files import write_atomically
 from core_utils.jobs import map_jobs
 from core_utils.runs import Run
 from snasnet.cells import Cell
-from snasnet.costs import Constraints, parameters
+from snasnet.costs import Constraints, most_sops, parameters
 from snasnet.scoring import score_cell
 from snasnet.spaces import MOST_REJECTED, SearchSpace
 from snasnet.specs import DatasetSpec
 
 STRATEGIES = ("random", "exhaustive", "evolution")
+SYNC_SECONDS = 10.0
 Scores = Mapping[str, Mapping[str, Any]]
 """What was scored, by the cell's id."""
 
@@ -46,7 +49,7 @@ class SearchResult:
 
     Attributes:
         table: one row a cell, best first: `id`, `matrix`, `status` ("ok", "degenerate", "failed"), `score`, `sign`,
-            `rates`, `rate`, `params`, `convs`, `backward`, `seconds`, `seed`, `draws` (how often it was asked for), and
+            `rates`, `rate`, `params`, `sops` (if every neuron fired), `convs`, `backward`, `seconds`, `seed`, `draws` (how often it was asked for), and
             `error` of those that failed. Degenerate cells come after all others, failed ones last.
         draws: how many cells were asked for, repeats included.
     """
@@ -68,6 +71,17 @@ class SearchResult:
     def top(self, k: int) -> list[Cell]:
         """The best so many cells that have a score."""
         return [Cell(row["matrix"]) for row in self.table[:k] if row["status"] == "ok"]
+
+    @property
+    def front(self) -> list[str]:
+        """Ids of the cells that no other beats: none has a score as high, and parameters and operations as few."""
+        rows = [row for row in self.table if row["status"] == "ok"]
+        if not rows:
+            return []
+        # Smaller is better in all columns.
+        costs = np.array([[-row["score"], row["params"], row["sops"]] for row in rows])
+        beaten = [(np.all(costs <= own, 1) & np.any(costs < own, 1)).any() for own in costs]
+        return [row["id"] for row, lost in zip(rows, beaten, strict=True) if not lost]
 
     def count(self, status: str) -> int:
         """How many cells have a status."""
@@ -98,7 +112,7 @@ def search(
     Args:
         space: where cells come from.
         spec: of the data.
-        batch: the same for every cell: samples that the network will be trained on.
+        batch: the same for every cell: samples that the network will be trained on. Cells are scored on its device.
         strategy: "random" draws, as the paper does; "exhaustive" takes the whole space, or its first `n` cells in an
             order by lot; "evolution" mutates the better ones of the cells at hand and forgets the oldest (regularised
             evolution, arXiv 1802.01548).
@@ -131,11 +145,23 @@ def search(
     draws: Counter[str] = Counter()
     rules = _Rules(constraints or Constraints(), spec, options)
     rounds = _rounds(strategy, space, rules, n, seed, rows)
+    kept = _Kept(run)
     with _shared(batch, run) as file, interrupts.deferred() as signalled:
+        unfinished = workers  # candidates that are being scored when a signal comes
         for cells in rounds:
             draws.update(cell.id for cell in cells)
             jobs = {
-                cell.id: Job(str(cell), spec, file, metric, alpha, repeats, seed, tuple(sorted(options.items())))
+                cell.id: Job(
+                    str(cell),
+                    spec,
+                    file,
+                    str(batch.device),
+                    metric,
+                    alpha,
+                    repeats,
+                    seed,
+                    tuple(sorted(options.items())),
+                )
                 for cell in cells
             }
             results = map_jobs(
@@ -144,9 +170,9 @@ def search(
             with contextlib.closing(results):
                 for result in results:
                     rows[result.key] = _row(Cell(jobs[result.key].cell), result, rules, seed)
-                    if run is not None:
-                        run.log(**rows[result.key])
-                    if signalled():
+                    kept.add(rows[result.key])
+                    unfinished -= signalled()
+                    if unfinished <= 0:
                         break
             if signalled():
                 break
@@ -163,6 +189,7 @@ class Job:
     cell: str
     spec: DatasetSpec
     batch: Path
+    device: str
     metric: str
     alpha: float | int | str
     repeats: int
@@ -175,7 +202,7 @@ def score_job(job: Job) -> dict[str, Any]:
     result = score_cell(
         Cell(job.cell),
         job.spec,
-        _batch(job.batch),
+        _batch(job.batch, job.device),
         metric=job.metric,
         alpha=job.alpha,
         repeats=job.repeats,
@@ -193,8 +220,25 @@ def score_job(job: Job) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=2)
-def _batch(file: Path) -> Tensor:
-    return torch.from_numpy(np.load(file, allow_pickle=False))
+def _batch(file: Path, device: str) -> Tensor:
+    return torch.from_numpy(np.load(file, allow_pickle=False)).to(device)
+
+
+class _Kept:
+    """The run's log; what it holds reaches the disk at least every 10 s while cells are scored."""
+
+    def __init__(self, run: Run | None) -> None:
+        self._run, self._synced = run, time.monotonic()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        if self._run is None:
+            return
+        self._run.log(**row)
+        if time.monotonic() - self._synced < SYNC_SECONDS:
+            return
+        with (self._run.path / "log.jsonl").open("rb") as file:
+            os.fsync(file.fileno())
+        self._synced = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -262,6 +306,7 @@ def _row(cell: Cell, result: Any, rules: _Rules, seed: int) -> dict[str, Any]:
         "id": cell.id,
         "matrix": [list(row) for row in cell.rows],
         "params": parameters(cell, rules.spec, **rules.options),
+        "sops": most_sops(cell, rules.spec, **rules.options),
         "convs": cell.n_convs,
         "backward": cell.n_backward,
         "backward_idle": cell.n_backward_idle,
@@ -313,50 +358,3 @@ def _shared(batch: Tensor, run: Run | None) -> Iterator[Path]:
             np.save(content, array, allow_pickle=False)
             write_atomically(file, content.getvalue())
         yield file
-
-
-def correlate(
-    table: Sequence[Mapping[str, Any]],
-    accuracies: Mapping[str, float],
-    *,
-    columns: Sequence[str] = ("score", "params", "convs", "rate"),
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, tuple[float, float, float]]:
-    """Kendall's tau between accuracies and what the table says of the cells, with a 95 % bootstrap interval.
-
-    Args:
-        table: rows of a `SearchResult`; other tables may have other columns.
-        accuracies: of trained cells, by id.
-        columns: which; trivial ones stand beside the score to compare it with.
-        resamples: of the cells.
-        seed: decides them.
-
-    Returns:
-        (tau, low, high) by column; of columns that the table has.
-
-    Raises:
-        UserError: fewer than 3 trained cells in the table.
-    """
-    rows = [row for row in table if row["id"] in accuracies and row.get("status", "ok") == "ok"]
-    if len(rows) < 3:
-        raise UserError(f"a rank correlation needs at least 3 trained cells, the table holds {len(rows)}")
-    accuracy = np.array([accuracies[row["id"]] for row in rows])
-    draws = np.random.default_rng(seed).integers(len(rows), size=(resamples, len(rows)))
-    found = {}
-    for column in columns:
-        if any(row.get(column) is None for row in rows):
-            continue
-        values = np.array([float(row[column]) for row in rows])
-        taus = np.array([_tau(values[draw], accuracy[draw]) for draw in draws])
-        low, high = np.nanquantile(taus, (0.025, 0.975)) if np.isfinite(taus).any() else (math.nan, math.nan)
-        found[column] = (_tau(values, accuracy), float(low), float(high))
-    return found
-
-
-def _tau(first: np.ndarray, second: np.ndarray) -> float:
-    from scipy.stats import kendalltau
-
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
-        return math.nan
-    return float(kendalltau(first, second).statistic)

@@ -14,7 +14,7 @@ from core_utils.errors import UserError
 from core_utils.runs import Run
 from core_utils.spiking.diagnostics import firing_rates, silent_or_saturated, synaptic_ops
 from core_utils.training import History, Loader, Stateful, cosine, fit
-from snasnet.networks import SNASNet
+from snasnet.networks import Neurons, SNASNet
 
 OPTIMIZERS = ("sgd", "adamw")
 NOTE = "45 nm CMOS: 4.6 pJ a multiply-accumulate, 0.9 pJ an accumulate; arithmetic only, no memory traffic"
@@ -86,6 +86,9 @@ def train(
 
     Returns:
         The record of every epoch.
+
+    Raises:
+        UserError: a label that is no class of the network.
     """
     config = config or TrainConfig()
     rate, decay = config.learning_rate, config.weight_decay
@@ -97,7 +100,7 @@ def train(
     validation = loaders[1]
     return fit(
         model,
-        lambda model, batch, _: functional.cross_entropy(model(time_first_if_frames(batch[0])), batch[1]),
+        lambda model, batch, _: _loss(model(time_first_if_frames(batch[0])), batch[1]),
         loaders[0],
         optimizer=optimizer,
         schedule=lambda progress: config.lowest + (1 - config.lowest) * cosine(progress),
@@ -110,6 +113,15 @@ def train(
         precision=config.precision,
         progress=progress,
     )
+
+
+def _loss(scores: Tensor, labels: Tensor) -> Tensor:
+    classes = scores.shape[-1]
+    if int(labels.max()) >= classes or int(labels.min()) < 0:
+        raise UserError(
+            f"labels reach from {int(labels.min())} to {int(labels.max())}, the network has {classes} classes"
+        )
+    return functional.cross_entropy(scores, labels)
 
 
 @torch.no_grad()
@@ -186,8 +198,6 @@ def _frames(model: SNASNet, x: Tensor) -> Tensor:
 @torch.no_grad()
 def _spikes(model: SNASNet, frames: Tensor) -> dict[str, float]:
     """Spikes of all samples by layer of neurons; evaluation mode."""
-    from snasnet.networks import Neurons
-
     counted: dict[str, float] = {}
 
     def count(name: str, spikes: Tensor) -> None:
