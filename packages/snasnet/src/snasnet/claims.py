@@ -65,7 +65,8 @@ def firing(trial: Trial) -> dict[str, float]:
         figures[f"{kind}_less"] = meter["hd"] - meter["sahd"]
         figures[f"{kind}_degenerate"] = float(len(cells) - len(usable))
         figures[f"{kind}_seconds_a_score"] = float(np.mean([result.seconds for result in found["sahd"]]))
-        picture = scatter_figure(scores, rates, f"Score against firing rate ({kind} cells, seed {trial.seed})")
+        named = {metric.upper(): values for metric, values in scores.items()}
+        picture = scatter_figure(named, rates, f"Score against firing rate ({kind} cells, seed {trial.seed})")
         write_atomically(trial.workdir / "figures" / f"score-against-rate-{kind}.svg", picture)
     return figures
 

@@ -56,7 +56,7 @@ def scatter_figure(scores: Mapping[str, Sequence[float] | np.ndarray], rates: np
     """Scores against mean firing rates, one panel a metric, each with Spearman's correlation.
 
     Args:
-        scores: by metric, one a cell.
+        scores: by what they are called, one a cell.
         rates: spikes a neuron and step, one a cell.
         title: what the picture shows.
 
@@ -65,15 +65,16 @@ def scatter_figure(scores: Mapping[str, Sequence[float] | np.ndarray], rates: np
     """
     from scipy.stats import spearmanr
 
-    figure, panels = _figure((7.2, 3.2), len(scores))
+    figure, panels = _figure((5.2 if len(scores) == 1 else 7.2, 3.2), len(scores))
     for axes, (name, values), (colour, marker) in zip(np.atleast_1d(panels), scores.items(), STYLES, strict=False):
         axes.scatter(rates, values, s=14, color=colour, marker=marker, alpha=0.7)
         correlation = float(spearmanr(values, rates).statistic)
         axes.set(
             xlabel="mean firing rate (spikes a neuron and step)",
             ylabel="log |det K|",
-            title=f"{name.upper()}, Spearman {correlation:.2f}",
+            title=f"{name}, Spearman's correlation {correlation:.2f}",
         )
+        axes.title.set_fontsize("medium")
         axes.grid(alpha=0.3)
     figure.suptitle(title, fontsize="medium")
     return _svg(figure)
@@ -131,7 +132,6 @@ def _draw_edge(axes: Any, edge: Edge) -> None:
         ha="center",
         va="center",
         fontsize=8,
-        color=colour,
         bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"},
     )
 
