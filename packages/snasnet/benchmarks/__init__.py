@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 CELLS = ("0302 0030 3003 0000", "0303 0030 2002 0200", "0301 0041 2000 0000")
 """Both released cells, and one with a skip, a pool and feedback."""
 SAMPLES, SIZE, T = 128, 32, 5
+INFERRED = 4
+"""Images of an inference."""
 OPTIONS: dict[str, Any] = {"width": 16, "hidden": 128, "T": T}
 
 
@@ -59,6 +61,33 @@ def reference() -> Callable[[], list[float]]:
         return scores
 
     return call
+
+
+def our_inference() -> Callable[[], Tensor]:
+    """The paper's CIFAR-100 network on a batch."""
+    import torch
+
+    from snasnet import SNASNet, preset
+
+    network, batch = SNASNet(**preset("cifar100")).eval(), torch.rand(INFERRED, 3, 32, 32)
+    return torch.inference_mode()(lambda: network(batch))
+
+
+def spikingjellys_inference() -> Callable[[], Tensor]:
+    """The same network as spikingjelly has it."""
+    from types import SimpleNamespace
+
+    import torch
+    from spikingjelly.activation_based.model.snas_net import SNASNet
+
+    from snasnet import Cell, preset
+
+    settings = SimpleNamespace(
+        timestep=T, second_avgpooling=2, dataset="cifar100", celltype="backward", threshold=1.0, tau=4 / 3
+    )
+    matrix = torch.as_tensor(Cell(preset("cifar100")["cell"]).matrix)
+    network, batch = SNASNet(settings, matrix).eval(), torch.rand(INFERRED, 3, 32, 32)
+    return torch.inference_mode()(lambda: network(batch))
 
 
 def images() -> list[Tensor]:
@@ -185,5 +214,11 @@ BENCHMARKS = (
         ours=ours_two_passes,
         peer=reference,
         target=1.6,
+    ),
+    Benchmark(
+        id="inference",
+        statement=f"Inference of the paper's CIFAR-100 network on {INFERRED} images, one thread, beside spikingjelly's.",
+        ours=our_inference,
+        peer=spikingjellys_inference,
     ),
 )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from snasnet.benchmarks import SIZE, ReferenceNetwork, images
+from snasnet.benchmarks import SIZE, ReferenceNetwork, images, our_inference, spikingjellys_inference
 
 from snasnet import Cell, DatasetSpec, SNASNet, score_model
 
@@ -34,3 +34,10 @@ def test_images_differ_between_samples_and_batches():
     first, second = images()
     assert first.shape == second.shape
     assert len(np.unique(torch.cat([first, second]).flatten(1).numpy(), axis=0)) == 2 * len(first)
+
+
+@pytest.mark.slow
+def test_spikingjelly_s_network_answers_in_the_same_shape():
+    pytest.importorskip("spikingjelly")
+    ours, theirs = our_inference()(), spikingjellys_inference()()
+    assert ours.shape == theirs.shape == (4, 100)

@@ -20,6 +20,8 @@ def test_correlations_are_those_of_scipy_with_an_interval_around():
     tau, low, high = found["score"]
     assert tau == pytest.approx(kendalltau([row["score"] for row in table], truth).statistic)
     assert low < tau < high
+    tied = correlate([{**row, "score": i // 7} for i, row in enumerate(table)], {str(i): truth[i] for i in range(40)})
+    assert tied["score"][0] == pytest.approx(kendalltau(np.arange(40) // 7, truth).statistic)
     assert found["convs"] == (pytest.approx(-1), pytest.approx(-1), pytest.approx(-1))
     assert math.isnan(found["params"][0])
     with pytest.raises(ValueError, match="at least 3"):
