@@ -215,7 +215,7 @@ def odd(tmp_path_factory):
         (["train", "--from", "nowhere"], "nowhere is no folder of a finished `snasnet search`"),
         (["train", "--preset", "cifar10", "--config", "c.toml"], "--preset and --config are two configurations"),
         (["train", "--preset", "cifar10"], "dataset cifar10 needs its folder"),
-        (["train", CELL, "--set", "widht=3"], "did you mean 'width'?"),
+        (["train", CELL, "--set", "widths=3"], "did you mean 'width'?"),
         (["train", CELL, "--set", "group=0"], "group must be at least 1, got 0"),
         (["train", CELL, "--set", "workers=-1"], "workers must not be negative"),
         (["evaluate", "--run", "nowhere"], "--run nowhere is no folder of `snasnet train`"),
