@@ -24,7 +24,7 @@ def test_the_hand_made_network_has_about_as_many_parameters():
 
 
 def test_correlations_with_the_firing_rate_are_compared(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "SCORED", 6)
+    monkeypatch.setattr(claims, "SCORED", 4)
     monkeypatch.setattr(claims, "SCORING", {"width": 4, "hidden": 16, "T": 2})
     figures = firing(Trial(seed=0, workdir=tmp_path))
     for kind in ("forward", "backward"):

@@ -27,7 +27,7 @@ def data():
 
 def test_a_trained_cell_reads_digits(data):
     model = network("0003 0000 0000 0000")
-    config = TrainConfig(steps=60, batch_size=64, optimizer="adamw", learning_rate=1e-2)
+    config = TrainConfig(steps=40, batch_size=64, optimizer="adamw", learning_rate=1e-2)
     history = train(model, (Loader(data.train, 64), Loader(data.validation, 100)), config, progress=False)
     assert history.last["accuracy"] > 0.25  # chance is 0.1, six standard deviations below
     assert accuracy(model, Loader(data.test, 90, shuffle=False)) > 0.2
