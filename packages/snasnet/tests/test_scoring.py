@@ -11,7 +11,7 @@ from core_utils.data import digits
 from snasnet.cells import Cell
 from snasnet.kernels import KernelAccumulator, logdet_score, sahd_kernel
 from snasnet.networks import Neurons, SNASNet
-from snasnet.scoring import derived_seed, score_cell, score_model
+from snasnet.scoring import cell_scores, derived_seed, score_cell, score_model
 from snasnet.specs import DatasetSpec
 
 SPEC = DatasetSpec(1, 8, 10)
@@ -52,6 +52,14 @@ def test_the_same_cell_and_seed_give_the_same_bits_and_others_do_not(batch):
     state = torch.get_rng_state()
     score_cell(cell, SPEC, batch, **OPTIONS)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_several_metrics_from_the_same_passes_are_those_from_passes_of_their_own(batch):
+    cell, metrics = Cell("0302 0030 3003 0000"), ("sahd", "hd", "sahd")
+    together = cell_scores(cell, SPEC, batch, metrics, repeats=2, **OPTIONS)
+    for metric, result in zip(metrics, together, strict=True):
+        alone = score_cell(cell, SPEC, batch, metric=metric, repeats=2, **OPTIONS)
+        assert (result.scores, result.rates) == (alone.scores, alone.rates)
 
 
 def test_repeats_average_over_initial_weights(batch):

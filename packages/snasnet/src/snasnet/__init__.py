@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from snasnet.miniature import miniature_images
     from snasnet.networks import SNASNet
     from snasnet.released import load_released, preset
-    from snasnet.scoring import ScoreResult, score_cell, score_model
+    from snasnet.scoring import ScoreResult, cell_scores, score_cell, score_model
     from snasnet.searching import SearchResult, search
     from snasnet.spaces import SearchSpace
     from snasnet.specs import DatasetSpec
@@ -37,6 +37,7 @@ __all__ = [
     "SearchSpace",
     "TrainConfig",
     "accuracy",
+    "cell_scores",
     "correlate",
     "hd_kernel",
     "load_data",
@@ -63,7 +64,7 @@ _HOMES = {
     "networks": ("SNASNet",),
     "datasets": ("DataSets", "load_data"),
     "released": ("load_released", "preset"),
-    "scoring": ("ScoreResult", "score_cell", "score_model"),
+    "scoring": ("ScoreResult", "cell_scores", "score_cell", "score_model"),
     "searching": ("SearchResult", "search"),
     "spaces": ("SearchSpace",),
     "specs": ("DatasetSpec",),

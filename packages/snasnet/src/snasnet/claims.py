@@ -27,6 +27,8 @@ SCORED = 30
 """Cells of each kind that a trial scores."""
 TRAINED = 3
 """Cells of each sort that a trial trains."""
+STEPS, STEPS_IN_FULL = 100, 200
+"""Of a training; the demo has as many as its time allows, whatever they give."""
 RANDOM = 12
 """Random cells that the searched one is held against."""
 SCORING: dict[str, Any] = {"width": 12, "hidden": 64, "T": 4}
@@ -42,7 +44,7 @@ def firing(trial: Trial) -> dict[str, float]:
     from scipy.stats import spearmanr
 
     from core_utils.files import write_atomically
-    from snasnet import DatasetSpec, SearchSpace, miniature_images, score_cell
+    from snasnet import DatasetSpec, SearchSpace, cell_scores, miniature_images
     from snasnet.plots import scatter_figure
 
     figures: dict[str, float] = {}
@@ -50,13 +52,10 @@ def firing(trial: Trial) -> dict[str, float]:
     batch = _batch(images, 128)
     for kind in ("forward", "backward"):
         cells = _distinct(SearchSpace(kind), SCORED * (3 if trial.full else 1), [trial.seed, 11])
-        found = {
-            metric: [
-                score_cell(cell, DatasetSpec(1, 8, 10), batch, metric=metric, seed=trial.seed, **SCORING)
-                for cell in cells
-            ]
-            for metric in ("sahd", "hd")
-        }
+        scored = [
+            cell_scores(cell, DatasetSpec(1, 8, 10), batch, METRICS, seed=trial.seed, **SCORING) for cell in cells
+        ]
+        found = dict(zip(METRICS, zip(*scored, strict=True), strict=True))
         usable = [i for i in range(len(cells)) if not (found["sahd"][i].degenerate or found["hd"][i].degenerate)]
         rates = np.array([found["sahd"][i].rate for i in usable])
         scores = {metric: np.array([results[i].score for i in usable]) for metric, results in found.items()}
@@ -175,17 +174,14 @@ def _rows(
     cells: Sequence[Cell], spec: DatasetSpec, batch: Tensor, seed: int, options: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """What could rank cells before they are trained: both scores, parameters, convolutions."""
-    from snasnet import parameters, score_cell
+    from snasnet import cell_scores, parameters
 
-    return [
-        {
-            "id": cell.id,
-            **{name: score_cell(cell, spec, batch, metric=name, seed=seed, **options).score for name in METRICS},
-            "params": parameters(cell, spec, **options),
-            "convs": cell.n_convs,
-        }
-        for cell in cells
-    ]
+    rows = []
+    for cell in cells:
+        results = cell_scores(cell, spec, batch, METRICS, seed=seed, **options)
+        scores = {metric: result.score for metric, result in zip(METRICS, results, strict=True)}
+        rows.append({"id": cell.id, **scores, "params": parameters(cell, spec, **options), "convs": cell.n_convs})
+    return rows
 
 
 def _correlations(rows: Sequence[Mapping[str, Any]], accuracies: Mapping[str, float]) -> dict[str, float]:
@@ -237,7 +233,8 @@ def _trained_network(model: nn.Module, name: str, images: Split, trial: Trial) -
     from core_utils.training import Arrays, Loader
     from snasnet import TrainConfig, accuracy, train
 
-    config = TrainConfig(steps=200, batch_size=32, optimizer="adamw", learning_rate=1e-2, lowest=0.0, seed=trial.seed)
+    steps = STEPS_IN_FULL if trial.full else STEPS
+    config = TrainConfig(steps=steps, batch_size=32, optimizer="adamw", learning_rate=1e-2, lowest=0.0, seed=trial.seed)
     loader = Loader(Arrays(images.x_train, images.y_train), config.batch_size, seed=trial.seed)
     with Run.open(trial.workdir / name, {"network": name, "config": config}, resume=True) as run:
         train(model, (loader, None), config, run=run, device=trial.device, progress=False)

@@ -76,11 +76,26 @@ def score_cell(
         seed: decides the initial weights.
         options: of `SNASNet`.
     """
+    return cell_scores(cell, spec, batch, (metric,), alpha=alpha, repeats=repeats, seed=seed, **options)[0]
+
+
+def cell_scores(
+    cell: Cell,
+    spec: DatasetSpec,
+    batch: Float[Tensor, "B C H W"] | Float[Tensor, "T B C H W"],
+    metrics: Sequence[str | Metric],
+    *,
+    alpha: float | int | str = "code",
+    repeats: int = 1,
+    seed: int = 0,
+    **options: Any,
+) -> tuple[ScoreResult, ...]:
+    """What `score_cell` gives for each of several metrics, from the same passes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, cell.id, 0))
         model = SNASNet(cell, spec, **options)
     model = model.to(batch.device).to(memory_format=torch.channels_last)
-    return score_model(model, batch, metric, alpha=alpha, repeats=repeats, seed=seed)
+    return _scores(model, batch, metrics, None, repeats, seed, alpha)
 
 
 def score_model(
@@ -111,6 +126,19 @@ def score_model(
         UserError: no spiking layer, an unknown name, fewer than 2 samples, values that are not finite, samples that are
             all the same, or spikes that are not binary.
     """
+    return _scores(model, batch, (metric,), layers, repeats, seed, alpha)[0]
+
+
+def _scores(
+    model: nn.Module,
+    batch: Tensor,
+    metrics: Sequence[str | Metric],
+    layers: Sequence[str] | None,
+    repeats: int,
+    seed: int,
+    alpha: float | int | str,
+) -> tuple[ScoreResult, ...]:
+    """One result a metric."""
     if repeats < 1:
         raise UserError(f"repeats must be at least 1, got {repeats}")
     batched = 1 if isinstance(model, SNASNet) and batch.ndim == 5 else 0
@@ -124,17 +152,24 @@ def score_model(
             torch.manual_seed(derived_seed(seed, name, repeat))
             if repeat:
                 _initialise(model)
-            passes.append(_one_pass(model, watched, batch, batch.shape[batched], metric, alpha))
+            passes.append(_one_pass(model, watched, batch, batch.shape[batched], metrics, alpha))
+    seconds = time.perf_counter() - started
+    return tuple(_averaged(of_metric, seconds) for of_metric in zip(*passes, strict=True))
+
+
+def _averaged(passes: Sequence[_Pass], seconds: float) -> ScoreResult:
+    """The result of a metric from its repeats."""
     scores = tuple(each.accumulator.score() for each in passes)
-    values = [value for value, _ in scores]
+    values = tuple(value for value, _ in scores)
+    repeats = len(passes)
     return ScoreResult(
         score=sum(values) / repeats,
         sign=scores[0][1],
         rates={key: sum(each.rates[key] for each in passes) / repeats for key in passes[0].rates},
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         degenerate=not all(map(math.isfinite, values)),
         dead_fraction=sum(each.accumulator.dead_fraction for each in passes) / repeats,
-        scores=tuple(values),
+        scores=values,
     )
 
 
@@ -180,14 +215,17 @@ def _one_pass(
     watched: Mapping[str, nn.Module],
     batch: Tensor,
     samples: int,
-    metric: str | Metric,
+    metrics: Sequence[str | Metric],
     alpha: float | int | str,
-) -> _Pass:
-    found = _Pass(KernelAccumulator(alpha, metric))
-
+) -> list[_Pass]:
+    """The network runs once for all metrics."""
+    found = [_Pass(KernelAccumulator(alpha, metric)) for metric in metrics]
     handles = [
-        layer.register_forward_hook(lambda layer, _, output, name=name: found.look(name, layer, output, samples))
+        layer.register_forward_hook(
+            lambda layer, _, output, name=name, each=each: each.look(name, layer, output, samples)
+        )
         for name, layer in watched.items()
+        for each in found
     ]
     try:
         _forget(model)
@@ -201,7 +239,7 @@ def _one_pass(
     finally:
         for handle in handles:
             handle.remove()
-    if not found.spikes:
+    if not all(each.spikes for each in found):
         raise UserError("no spiking layer of the model ran", f"looked at {', '.join(watched)}")
     return found
 
