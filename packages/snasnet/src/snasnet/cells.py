@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -94,12 +95,12 @@ class Cell:
         """A new array of the entries."""
         return np.array(self.rows, dtype=np.int64)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The same for all cells that make the same network: the digits of the pruned matrix."""
         return str(self.pruned()).replace(" ", "-")
 
-    @property
+    @cached_property
     def edges(self) -> tuple[Edge, ...]:
         """All edges that do something, by target and then by source."""
         return tuple(
@@ -109,12 +110,12 @@ class Cell:
             if self.rows[source][target] != ZERO
         )
 
-    @property
+    @cached_property
     def forward_edges(self) -> tuple[Edge, ...]:
         """Edges within a time step."""
         return tuple(edge for edge in self.edges if not edge.backward)
 
-    @property
+    @cached_property
     def backward_edges(self) -> tuple[Edge, ...]:
         """Edges that carry feedback."""
         return tuple(edge for edge in self.edges if edge.backward)

@@ -27,7 +27,7 @@ SCORED = 30
 """Cells of each kind that a trial scores."""
 TRAINED = 3
 """Cells of each sort that a trial trains."""
-STEPS, STEPS_IN_FULL = 100, 200
+STEPS, STEPS_IN_FULL = 80, 200
 """Of a training; the demo has as many as its time allows, whatever they give."""
 RANDOM = 12
 """Random cells that the searched one is held against."""

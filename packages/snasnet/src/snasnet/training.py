@@ -94,9 +94,9 @@ def train(
     rate, decay = config.learning_rate, config.weight_decay
     optimizer: torch.optim.Optimizer
     if config.optimizer == "sgd":
-        optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=decay)
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=decay, foreach=True)
     else:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, foreach=True)
     validation = loaders[1]
     return fit(
         model,
