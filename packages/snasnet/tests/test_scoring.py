@@ -1,6 +1,7 @@
 """Scores of whole networks, ours and others'."""
 
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -60,6 +61,26 @@ def test_several_metrics_from_the_same_passes_are_those_from_passes_of_their_own
     for metric, result in zip(metrics, together, strict=True):
         alone = score_cell(cell, SPEC, batch, metric=metric, repeats=2, **OPTIONS)
         assert (result.scores, result.rates) == (alone.scores, alone.rates)
+
+
+def test_no_spikes_outlive_the_step_in_which_they_were_looked_at(batch):
+    seen, most = [], []
+
+    def alive():
+        return len({id(each()) for each in seen if each() is not None})
+
+    def metric(codes):
+        most.append(alive())
+        return codes @ codes.T
+
+    model = SNASNet("0302 0030 3003 0000", SPEC, **OPTIONS)
+    for module in model.modules():
+        if isinstance(module, Neurons):
+            module.register_forward_hook(lambda _, __, spikes: seen.append(weakref.ref(spikes)))
+    score_model(model, batch, metric, repeats=2)
+    assert len(most) == 2 * 3 * (3 + 1 + 3 + 1 + 1)  # edges that leave one node share their spikes
+    assert max(most) <= 4  # those of the cell at work, not of 9 layers and earlier steps
+    assert alive() == 0
 
 
 def test_repeats_average_over_initial_weights(batch):

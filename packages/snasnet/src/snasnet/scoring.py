@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -182,24 +183,25 @@ def derived_seed(seed: int, name: str, repeat: int) -> int:
 class _Pass:
     """One forward pass under watch.
 
-    Layers with the same neurons and the same input hand on one tensor; its part of the kernel is computed once.
+    Layers with the same neurons and the same input hand on one tensor; its part of the kernel is computed once. No spikes
+    are kept: a tensor that the network has let go of cannot come again.
     """
 
     accumulator: KernelAccumulator
     spikes: dict[str, float] = field(default_factory=dict)
     chances: dict[str, int] = field(default_factory=dict)
-    step: dict[str, tuple[Tensor, list[Part]]] = field(default_factory=dict)
+    step: dict[str, tuple[weakref.ref[Tensor], list[Part]]] = field(default_factory=dict)
 
     def look(self, name: str, layer: nn.Module, output: Any, samples: int) -> None:
         """At what a spiking layer gave."""
         spikes = output[0] if isinstance(output, tuple) else output
         if name in self.step:  # comes again: the next time step
             self.step.clear()
-        parts = next((parts for seen, parts in self.step.values() if seen is spikes), None)
+        parts = next((parts for seen, parts in self.step.values() if seen() is spikes), None)
         if parts is None:
             checked = isinstance(layer, LIF)
             parts = [self.accumulator.part(codes, checked=checked) for codes in _codes(name, layer, spikes, samples)]
-        self.step[name] = spikes, parts
+        self.step[name] = weakref.ref(spikes), parts
         for part in parts:
             self.accumulator.add(part)
             self.spikes[name] = self.spikes.get(name, 0.0) + float(part.spikes.sum())
