@@ -174,9 +174,10 @@ def pruned_matrices(matrices: Int[np.ndarray, "n 4 4"]) -> Int[np.ndarray, "n 4 
 
     Reference: released code of arXiv 2201.10355.
     """
-    reach, power = matrices.copy(), matrices
+    edges = (matrices != 0).astype(np.uint8)  # at most 85 walks join two nodes
+    reach = power = edges
     for _ in range(NODES - 1):
-        power = power @ matrices
+        power = power @ edges
         reach = reach + power
     kept = np.ones((len(matrices), NODES), bool)
     kept[:, :OUTPUT] &= reach[:, :OUTPUT, OUTPUT] != 0

@@ -15,6 +15,8 @@ from snasnet.cells import INPUT, NODES, OPERATIONS, OUTPUT, Cell, pruned_matrice
 
 KINDS = ("forward", "backward")
 PAIRS = tuple(itertools.combinations(range(NODES), 2))
+_PLACES = len(OPERATIONS) ** np.arange(NODES * NODES - 1, -1, -1)
+"""What the entries of a matrix count as digits of one number."""
 MOST_REJECTED = 1000
 """Draws in a row after which a space counts as empty."""
 
@@ -136,7 +138,9 @@ class SearchSpace:
     def _kept(self, matrices: Int[np.ndarray, "n 4 4"]) -> Int[np.ndarray, "m 4 4"]:
         """The accepted ones, pruned, each once, in the order of their digits."""
         pruned = pruned_matrices(matrices)
-        return np.unique(pruned[self._accepts(matrices, pruned)], axis=0)
+        pruned = pruned[self._accepts(matrices, pruned)]
+        _, first = np.unique(pruned.reshape(-1, NODES * NODES) @ _PLACES, return_index=True)
+        return pruned[first]
 
 
 @functools.lru_cache(maxsize=8)
