@@ -105,9 +105,9 @@ class Compare(cli.Command):
 
 def _ranking(found: Any, best: Any) -> Any:
     from rich.console import Group
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("cell", "score", "mean firing rate", "parameters", "synaptic operations", "drawn", "front")
+    table = Table(Column("cell", no_wrap=True, min_width=19), "score", "rate", "parameters", "SOPs", "drawn", "front")
     for row in best:
         score = f"{row['score']:.2f}" if row["status"] == "ok" else row["status"]
         costs = f"{row['params']}", f"{row['sops']:.3g}"
@@ -117,5 +117,6 @@ def _ranking(found: Any, best: Any) -> Any:
     return Group(
         table,
         f"{found['draws']} draws, {len(found['table'])} different cells: {kinds}",
+        "rate: spikes a neuron and step; SOPs: synaptic operations of an inference if every neuron fired at every step",
         f"front: {len(found['front'])} cells that no other beats in score, parameters and synaptic operations together",
     )
