@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import core_utils
+from core_utils.lazy import lazy
 
 if TYPE_CHECKING:
     from snasnet.cells import Cell
@@ -70,15 +70,5 @@ _HOMES = {
     "specs": ("DatasetSpec",),
     "training": ("TrainConfig", "accuracy", "profile", "train"),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    """Loads torch only when a name that needs it is asked for."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,20 @@ from core_utils.data import (
 )
 from core_utils.errors import UserError
 from core_utils.files import inside
-from core_utils.spiking.events import event_folder
+from core_utils.images import IMAGENET_NORMAL, CropAndFlip, Item, Items, NormalImages, by_lot, normalised
+from core_utils.spiking.events import CachedFrames, cache_frames, cache_key, event_folder
 from core_utils.training import Arrays, Loader
-from snasnet.samples import CropAndFlip, EventFrames, ImageFiles, Item, Items, Normal, Pixels
+from snasnet.samples import ImageFiles, Normal, recording_frames
 from snasnet.specs import DatasetSpec
 from snasnet.training import time_first_if_frames
 
 EMBEDDED = ("digits", "fashion")
 DATASETS = (*EMBEDDED, "cifar10", "cifar100", "tinyimagenet", "images", "events")
-CIFAR_NORMAL = {
-    10: Normal((0.4913, 0.4821, 0.4465), (0.2470, 0.2434, 0.2615)),
-    100: Normal((0.5071, 0.4867, 0.4408), (0.2673, 0.2564, 0.2762)),
+CIFAR_NORMAL: dict[int, Normal] = {
+    10: ((0.4913, 0.4821, 0.4465), (0.2470, 0.2434, 0.2615)),
+    100: ((0.5071, 0.4867, 0.4408), (0.2673, 0.2564, 0.2762)),
 }
-IMAGENET_NORMAL = Normal((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Of each channel: released code of arXiv 2201.10355."""
+"""Mean and standard deviation of each channel: released code of arXiv 2201.10355."""
 HELD_OUT = 0.1
 FRAME_SIZE = 48
 """Height and width of event frames, pixels, as CIFAR10-DVS is usually trained on."""
@@ -150,9 +151,10 @@ def _cifar(folder: Path, classes: int, seed: int) -> DataSets:
         raise DataError(f"{folder} has {found} classes", f"dataset cifar{classes} has {classes}")
     normal = CIFAR_NORMAL[classes]
     kept, held = _parted(images.y_train, HELD_OUT, seed)
-    train, validation = (Pixels(images.x_train[part], images.y_train[part], normal) for part in (kept, held))
+    train, validation = (NormalImages(images.x_train[part], images.y_train[part], *normal) for part in (kept, held))
     spec = DatasetSpec(3, 32, classes)
-    return DataSets(spec, train, validation, Pixels(images.x_test, images.y_test, normal), _augmentation(normal, 32))
+    test = NormalImages(images.x_test, images.y_test, *normal)
+    return DataSets(spec, train, validation, test, _augmentation(normal, 32))
 
 
 Tested = Callable[[tuple[str, ...]], tuple[list[Path], np.ndarray]]
@@ -220,28 +222,28 @@ def _events(folder: Path, seed: int, time_steps: int, sensor: tuple[int, int], s
     if len(set(labels[learned][kept])) < len(recordings.classes):
         raise DataError(f"{folder} has a class of too few recordings", "3 suffice")
 
-    def part(indices: np.ndarray) -> EventFrames:
-        paths = tuple(recordings.paths[index] for index in indices)
-        return EventFrames(paths, labels[indices], time_steps, sensor, size)
-
+    how: dict[str, Any] = {"time_steps": time_steps, "sensor": sensor, "size": size}
+    file = cache_frames(
+        partial(recording_frames, **how),
+        recordings.paths,
+        folder / ".frames" / f"snasnet-{time_steps}x{size}-{cache_key(recordings.paths, how)}.npy",
+        shape=(time_steps, 2, size, size),
+        facts=how,
+        progress=False,
+    )
     spec = DatasetSpec(2, size, len(recordings.classes))
     train, test = np.flatnonzero(learned), np.flatnonzero(~learned)
-    return DataSets(spec, part(train[kept]), part(train[held]), part(test))
+    parts = [CachedFrames(file, labels, indices) for indices in (train[kept], train[held], test)]
+    return DataSets(spec, parts[0], parts[1], parts[2])
 
 
 def _augmentation(normal: Normal, side: int) -> CropAndFlip:
     """The paper's frame is an eighth of the image: 4 pixels of 32, 8 of 64."""
-    return CropAndFlip(normal.black, side // 8)
+    black = normalised(np.zeros((1, 1, 3), np.uint8), *normal)
+    return CropAndFlip(tuple(black.ravel().tolist()), side // 8)
 
 
 def _parted(labels: Any, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices that are kept and that are held out: so large a share of every class, at least one item, by lot."""
-    rng = np.random.default_rng([seed, 1])
-    held = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        count = max(1, round(share * len(members)))
-        if count == len(members):
-            raise DataError(f"class {label} has {count} training items, too few to hold out any")
-        held[rng.choice(members, count, replace=False)] = True
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    names = range(int(labels.max(initial=-1)) + 1)
+    return by_lot(labels, share, np.random.default_rng([seed, 1]), names)

@@ -8,19 +8,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
-from torch import nn
 from torch.utils.data import Subset
 
 from core_utils.errors import UserError
+from core_utils.images import Items
 from core_utils.runs import Run
 from core_utils.settings import from_tree
-from core_utils.training import Loader, resolve_device, seed_everything
+from core_utils.training import Loader, load_weights, resolve_device, save_weights, seed_everything
 from snasnet.cells import Cell
 from snasnet.datasets import DataSets, load_data
 from snasnet.networks import SNASNet
-from snasnet.samples import Items
 from snasnet.training import TrainConfig, accuracy, train
 
 WEIGHTS = "model.safetensors"
@@ -119,8 +116,7 @@ def train_job(config: JobConfig, folder: Path | None, *, run: Run, device: str, 
     train_loader = Loader(data.train, config.batch_size, config.seed, transform=transform, workers=config.workers)
     loaders = (train_loader, evaluation_loader(data.validation, config.workers))
     history = train(model, loaders, config, run=run, device=device, progress=progress)
-    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-    run.write(WEIGHTS, safetensors.torch.save(weights))
+    run.write(WEIGHTS, save_weights(model))
     return {
         "test_accuracy": accuracy(model, evaluation_loader(data.test, config.workers)),
         "validation_accuracy": history.last["accuracy"],
@@ -166,18 +162,10 @@ def read_trained(run: Path, folder: Path | None = None) -> Trained:
     config = from_tree(JobConfig, asked["train"], str(run / "config.json"))
     data = config.load(folder or (Path(asked["data"]) if asked["data"] else None))
     model = make_network(config, data)
-    _load(model, run / WEIGHTS)
+    load_weights(model, run / WEIGHTS)
     return Trained(config, data, model)
 
 
 def asked_of(config: JobConfig, folder: Path | None) -> dict[str, Any]:
     """What a run of `snasnet train` is opened with."""
     return {"train": asdict(config), "data": None if folder is None else str(folder)}
-
-
-def _load(model: nn.Module, file: Path) -> None:
-    try:
-        weights: dict[str, Any] = safetensors.torch.load(file.read_bytes())
-        model.load_state_dict(weights)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"{file} cannot be read: {' '.join(str(error).split())[:200]}") from None

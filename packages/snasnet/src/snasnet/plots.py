@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from core_utils.figures import svg
 from snasnet.cells import NODES, OPERATIONS, OUTPUT, Cell, Edge
 
 STYLES = (("#0072b2", "o"), ("#d55e00", "^"))
@@ -49,7 +49,7 @@ def cell_figure(cell: Cell, title: str = "") -> str:
     axes.axis("off")
     legend = "solid: same time step" + ("; dashed: feedback, one step later" if cell.n_backward else "")
     axes.set_title(f"{title or f'Cell {cell}'}\n{legend}", fontsize="medium")
-    return _svg(figure)
+    return svg(figure)
 
 
 def scatter_figure(scores: Mapping[str, Sequence[float] | np.ndarray], rates: np.ndarray, title: str) -> str:
@@ -77,7 +77,7 @@ def scatter_figure(scores: Mapping[str, Sequence[float] | np.ndarray], rates: np
         axes.title.set_fontsize("medium")
         axes.grid(alpha=0.3)
     figure.suptitle(title, fontsize="medium")
-    return _svg(figure)
+    return svg(figure)
 
 
 def histogram_figure(scores: Sequence[float], title: str) -> str:
@@ -88,7 +88,7 @@ def histogram_figure(scores: Sequence[float], title: str) -> str:
     axes.set(xlabel="score, log |det K|", ylabel="cells", title=title)
     axes.title.set_fontsize("medium")
     axes.legend(frameon=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def accuracy_figure(scores: Sequence[float], accuracies: Sequence[float], title: str) -> str:
@@ -98,7 +98,7 @@ def accuracy_figure(scores: Sequence[float], accuracies: Sequence[float], title:
     axes.set(xlabel="score, log |det K|", ylabel="accuracy (%)", title=title)
     axes.title.set_fontsize("medium")
     axes.grid(alpha=0.3)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _draw_edge(axes: Any, edge: Edge) -> None:
@@ -146,13 +146,3 @@ def _figure(size: tuple[float, float], panels: int = 1) -> tuple[Any, Any]:
 
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(1, panels)
-
-
-def _svg(figure: Any) -> str:
-    """The same bytes for the same picture."""
-    import matplotlib as mpl
-
-    content = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "snasnet", "svg.fonttype": "path"}):
-        figure.savefig(content, format="svg", metadata={"Date": None})
-    return content.getvalue()

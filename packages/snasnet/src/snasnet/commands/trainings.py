@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,8 +43,8 @@ class Train(cli.Configured, cli.RunCommand):
         typed = {name: getattr(self, name) for name in ("dataset", "epochs", "time_steps", "seed")}
         if cell is not None:
             typed["cell"] = str(valid_cell(cell).pruned())
-        configured = self if self.preset is None else replace(self, config=preset_file(self.preset))
-        config = configured.settings(JobConfig, **typed)
+        file = None if self.preset is None else preset_file(self.preset)
+        config = self.settings(JobConfig, file=file, **typed)
         with self.open_run(asked_of(config, self.data)) as run:
             if not run.finished:
                 run.finish(train_job(config, self.data, run=run, device=self.device, progress=not self.quiet))
