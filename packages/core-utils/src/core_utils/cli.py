@@ -88,9 +88,15 @@ class Configured:
     config: Path | None = None  # TOML file with the configuration
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()  # one setting, as key=value; may be repeated
 
-    def settings(self, config: type[Config], **typed: Any) -> Config:
-        """The configuration that these options and the typed ones describe."""
-        return settings(config, file=self.config, pairs=self.set, typed=typed)
+    def settings(self, config: type[Config], *, file: Path | None = None, **typed: Any) -> Config:
+        """The configuration that these options and the typed ones describe.
+
+        Args:
+            config: a frozen dataclass.
+            file: TOML file that is read instead of `--config`, such as a preset.
+            **typed: options that the user gave one by one; None gives nothing.
+        """
+        return settings(config, file=self.config if file is None else file, pairs=self.set, typed=typed)
 
 
 @dataclass(frozen=True, kw_only=True)

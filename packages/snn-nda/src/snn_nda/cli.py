@@ -57,12 +57,6 @@ class Train(cli.RunCommand, cli.Configured):
         }
         self.show(results, lambda: _seeds_table(results))
 
-    def settings(self, config: type[Any], *, file: Path | None = None, **typed: Any) -> Any:
-        """The configuration, from a preset where there is one."""
-        from core_utils.settings import settings
-
-        return settings(config, file=file, pairs=self.set, typed=typed)
-
     def _run(self, config: JobConfig, out: Path) -> Mapping[str, Any]:
         asked = {"config": config, "data": self.data, "start": self.start}
         with Run.open(out, asked, resume=self.resume, overwrite=self.overwrite) as run:

@@ -1,0 +1,1 @@
+"""The commands of the program `snasnet`, by what they work on."""
