@@ -40,7 +40,7 @@ def miniature(trial: Trial) -> dict[str, float]:
     models = {arm: _trained(trial, arm, split) for arm in ARMS}
     accuracy = {arm: _accuracy(model, split) for arm, model in models.items()}
     costs = {arm: count(model, IMAGE) for arm, model in models.items()}
-    points = {arm: [(cost.nonzero, accuracy[arm])] for arm, cost in costs.items()}
+    points = {arm: [(float(cost.nonzero), accuracy[arm])] for arm, cost in costs.items()}
     picture = pareto_figure(points, f"Accuracy over nonzero parameters (seed {trial.seed})")
     write_atomically(trial.workdir / "figures" / "pareto.svg", picture)
 
