@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         SparsityError,
         SparsityWarning,
     )
+    from dynsparse.exporting import export_onnx
     from dynsparse.layers import LayerDensity, SDConv1d, SDConv2d, SDConv3d, SDConvNd
     from dynsparse.loading import load_static, load_weights
     from dynsparse.miniature import miniature_images
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from dynsparse.schedules import TemperatureSchedule
     from dynsparse.sparsity import SparsityController
     from dynsparse.sparsity_report import SparsityReport
+    from dynsparse.storage import load, save
     from dynsparse.surrogates import step
     from dynsparse.training import TrainConfig, evaluate, train
 
@@ -56,6 +58,7 @@ _HOMES = {
         "SparsityError",
         "SparsityWarning",
     ),
+    "exporting": ("export_onnx",),
     "layers": ("LayerDensity", "SDConv1d", "SDConv2d", "SDConv3d", "SDConvNd"),
     "loading": ("load_static", "load_weights"),
     "miniature": ("miniature_images",),
@@ -73,6 +76,7 @@ _HOMES = {
     "schedules": ("TemperatureSchedule",),
     "sparsity": ("SparsityController",),
     "sparsity_report": ("SparsityReport",),
+    "storage": ("load", "save"),
     "surrogates": ("step",),
     "training": ("TrainConfig", "evaluate", "train"),
 }
@@ -104,10 +108,13 @@ __all__ = [
     "diagnose",
     "dynamic_layers",
     "evaluate",
+    "export_onnx",
+    "load",
     "load_static",
     "load_weights",
     "miniature_images",
     "param_groups",
+    "save",
     "sd_mobilenet_v1",
     "sd_mobilenet_v2",
     "sd_resnet10",

@@ -38,7 +38,7 @@ def convolve(
 
 def mixed(stack: Float[Tensor, " k *rest"], pi: Float[Tensor, "b k"]) -> Float[Tensor, " b *rest"]:
     """sum_k pi_bk V_k for every sample."""
-    return (pi @ stack.flatten(1)).reshape(len(pi), *stack.shape[1:])
+    return (pi @ stack.flatten(1)).reshape(pi.shape[0], *stack.shape[1:])
 
 
 def grouped(
@@ -59,7 +59,7 @@ def per_sample(
     geometry: Geometry,
 ) -> Float[Tensor, "b c_o *out"]:
     """A convolution of each sample with a kernel of its own."""
-    batch = len(x)
+    batch = x.shape[0]
     rows = x.reshape(1, batch * x.shape[1], *x.shape[2:])
     y = convolve(
         rows,
@@ -82,8 +82,8 @@ def mix_outputs(
     by_group = weight.unflatten(1, (groups, filters // groups)).transpose(0, 1)  # [G, K, C_o/G, ...]
     y = convolve(x, by_group.reshape(kernels * filters, *weight.shape[2:]), None, geometry)
     space = y.shape[2:]
-    each = y.reshape(len(x), groups, kernels, filters // groups * prod(space))
-    y = (pi.to(y.dtype)[:, None, None] @ each).reshape(len(x), filters, *space)
+    each = y.reshape(x.shape[0], groups, kernels, filters // groups * prod(space))
+    y = (pi.to(y.dtype)[:, None, None] @ each).reshape(x.shape[0], filters, *space)
     return y if bias is None else y + channelwise(mixed(bias, pi), y)
 
 
@@ -104,9 +104,9 @@ def bmm(
     for axis, stride in enumerate(geometry.stride, start=2):
         x = x[(slice(None),) * axis + (slice(None, None, stride),)]
     groups, space = geometry.groups, x.shape[2:]
-    per_group = mixed(weight, pi).reshape(len(x) * groups, weight.shape[1] // groups, weight.shape[2])
-    rows = x.reshape(len(x) * groups, weight.shape[2], prod(space)).to(per_group.dtype)
-    y = torch.bmm(per_group, rows).reshape(len(x), weight.shape[1], *space)
+    per_group = mixed(weight, pi).reshape(x.shape[0] * groups, weight.shape[1] // groups, weight.shape[2])
+    rows = x.reshape(x.shape[0] * groups, weight.shape[2], prod(space)).to(per_group.dtype)
+    y = torch.bmm(per_group, rows).reshape(x.shape[0], weight.shape[1], *space)
     return y if bias is None else y + channelwise(mixed(bias, pi), y)
 
 
@@ -142,9 +142,11 @@ def choose(
             forms once for each shape, device and mode, and keeps the fastest, whose rounding may then differ from run
             to run; a form's name forces it.
     """
+    if form == "mix_outputs" or x.shape[0] == 0:  # there are no zero groups
+        return "mix_outputs"
     if form in FORMS:
         return form
-    if form == "measured" and len(x) and not torch.compiler.is_compiling():
+    if form == "measured" and not torch.compiler.is_compiling():
         training = torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad)
         return _fastest(tuple(x.shape), tuple(weight.shape), geometry, str(x.device), x.dtype, training)
     return _by_rule(x, weight, geometry)
@@ -157,14 +159,11 @@ def takes_bmm(weight: Float[Tensor, "k c_o c_g *kernel"], geometry: Geometry) ->
 
 def _by_rule(x: Tensor, weight: Tensor, geometry: Geometry) -> str:
     """Compares the kernels that mixing writes, B |W|, with the outputs of all kernels, K B C_o positions."""
-    batch, filters = len(x), weight.shape[1]
-    if batch == 0:
-        return "mix_outputs"  # no number of groups is 0
     if takes_bmm(weight, geometry):
         return "bmm"
     positions = prod(size // stride for size, stride in zip(x.shape[2:], geometry.stride, strict=True))
-    large_kernels = weight[0].numel() > LARGE_KERNELS * len(weight) * filters * positions
-    return "mix_outputs" if batch >= LARGE_BATCH and large_kernels else "grouped"
+    large_kernels = weight[0].numel() > LARGE_KERNELS * len(weight) * weight.shape[1] * positions
+    return "mix_outputs" if x.shape[0] >= LARGE_BATCH and large_kernels else "grouped"
 
 
 @functools.lru_cache(maxsize=1024)

@@ -217,7 +217,7 @@ class SDConvNd(nn.Module):
     def attention(self, x: Float[Tensor, "b c_i *space"]) -> Float[Tensor, "b k"]:
         """The mixing weights pi; ones for a layer without a router."""
         self._check_input(x)
-        return x.new_ones(len(x), 1) if self.router is None else self.router(x)
+        return x.new_ones(x.shape[0], 1) if self.router is None else self.router(x)
 
     def effective_kernels(self) -> Float[Tensor, "k c_o c_g *kernel"]:
         """M_k W_k, differentiable also in the thresholds."""

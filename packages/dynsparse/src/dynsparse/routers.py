@@ -141,7 +141,7 @@ class ODConvRouter(Router):
         Raises:
             InputError: one sample in training mode under batch normalisation, which has no variance.
         """
-        if self.training and len(x) == 1 and isinstance(self.norm, nn.BatchNorm1d):
+        if self.training and x.shape[0] == 1 and isinstance(self.norm, nn.BatchNorm1d):
             raise InputError(
                 "the odconv router's BatchNorm cannot train on a batch of 1",
                 'set router_norm="group", or a larger batch',
@@ -154,7 +154,7 @@ class ODConvRouter(Router):
         spatial = self._head(self.spatial_head, hidden)
         return Factors(
             kernel=self.attend(hidden),
-            spatial=None if spatial is None else spatial.reshape(len(x), *self.kernel_size),
+            spatial=None if spatial is None else spatial.reshape(x.shape[0], *self.kernel_size),
             channel=torch.sigmoid(self.channel_head(hidden) / self.temperature),
             filter=self._head(self.filter_head, hidden),
         )
