@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from hosts import REDUCED
 from hypothesis import strategies as st
 
 from mqbench_lite.graph import Graph, Layer, Node, QParams, QuantizedGraph
@@ -86,7 +87,7 @@ class Builder:
         return self.grids[name]
 
     def _weigh(self, name: str, x: str, shape: tuple[int, ...], per_channel: bool, channels: int | None = None) -> None:
-        limit = 2 ** (self.bits - 1)
+        limit = 2 ** (self.bits - 1 - (REDUCED and self.bits == 8))
         weight = self.rng.integers(-limit + 1, limit, shape).astype(np.int8)
         channels = shape[0] if channels is None else channels
         scale = np.asarray(np.exp(self.rng.uniform(-7, -4, channels if per_channel else ())), np.float32)

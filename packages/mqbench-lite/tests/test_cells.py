@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from hosts import ONNXRUNTIME
 from small import config
 
 from mqbench_lite.cells import Cell, accuracy, held_out, measure, network_of, quantised
@@ -14,7 +15,7 @@ def cell(folder, algorithm="mse", profile="onnxruntime", bits="8/8", seed=0, **o
 
 
 def test_a_point_on_onnx_runtime_has_no_differing_output(tmp_path):
-    point = cell(tmp_path)
+    point = cell(tmp_path, profile=ONNXRUNTIME)
     found = measure(point)
     (engine,) = found["engines"]["engines"]
     assert (engine["engine"], engine["logits"], engine["differing"], engine["layers"]) == ("onnxruntime", 20000, 0, 1.0)

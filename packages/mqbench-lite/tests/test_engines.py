@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from drawn_networks import network
+from hosts import OPENVINO
 from test_integers import pixels
 
 from mqbench_lite import engines
@@ -55,7 +56,7 @@ def test_exact_engines_give_the_integer_models_codes_and_logits(name: str, artif
 def test_openvino_is_within_a_step_in_every_layer(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     for seed in range(3):
-        model = replace(network(seed, ["conv", "depthwise", "residual"]), profile="openvino")
+        model = replace(network(seed, ["conv", "depthwise", "residual"]), profile=OPENVINO)
         made = export(model, tmp_path / "net.onnx")
         x = pixels(model, 8)
         theirs = get("openvino").layer_codes(made, x)

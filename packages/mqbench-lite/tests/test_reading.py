@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from drawn_networks import network, recipes
+from hosts import REDUCED
 from hypothesis import HealthCheck, given, settings
 from onnx import TensorProto, helper
 from onnx_sessions import kinds, run
@@ -111,6 +112,7 @@ def by_another_writer(folder: Path, seed: int, activations: QuantType, per_chann
             per_channel=per_channel,
             activation_type=activations,
             weight_type=QuantType.QInt8,
+            reduce_range=REDUCED,
         )
     return quantized
 

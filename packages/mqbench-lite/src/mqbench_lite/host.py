@@ -54,6 +54,10 @@ class Host:
         names = ", ".join(self.saturating)
         return f"8-bit weights saturate in {names}: use a profile with reduce_range (7 bits, its name ends in -avx2)"
 
+    def profile(self, engine: str) -> str:
+        """Name of the built-in profile with which an engine is exact here: `<engine>-avx2` where it saturates."""
+        return f"{engine}-avx2" if engine in self.saturating else engine
+
 
 def host(flags: Set[str] | None = None, environment: Mapping[str, str] | None = None) -> Host:
     """Inspects this processor and the variables that restrict engines.
