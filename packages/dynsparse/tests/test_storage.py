@@ -78,7 +78,7 @@ def test_files_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
         load(path)
     save(model, path)
-    with pytest.raises(CheckpointError, match="num_kernels|shape|kernels"):
+    with pytest.raises(CheckpointError, match="num_kernels"):
         load(path, sd_tiny(num_kernels=2))
     content = path.read_bytes()
     path.write_bytes(content[:-7])
@@ -105,7 +105,7 @@ def test_bits_and_values_that_disagree_are_damage(tmp_path):
     bits = next(name for name in tensors if name.endswith(".mask.bits"))
     tensors[bits] = 255 - tensors[bits]
     path.write_bytes(safetensors.torch.save(tensors, metadata=facts))
-    with pytest.raises(CheckpointError, match="values for .* bits that are set"):
+    with pytest.raises(CheckpointError, match=r"values for \d+ bits that are set"):
         load(path)
     del tensors[bits]
     path.write_bytes(safetensors.torch.save(tensors, metadata=facts))

@@ -31,7 +31,7 @@ class SparsityWarning(UserWarning):
     """A layer cannot be as sparse as asked; the message names it and says what was reached."""
 
 
-def check_sparsity(sparsity: float) -> float:
+def check_sparsity(sparsity: float | int) -> float:
     """The sparsity as a float, the fraction of zero weights.
 
     Raises:

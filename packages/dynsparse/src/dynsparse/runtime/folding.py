@@ -59,16 +59,18 @@ class _Tracer(fx.Tracer):
 
 
 def _follower(node: fx.Node, modules: dict[str, nn.Module], once: set[str]) -> Follower:
-    names, scale, shift = [], None, None
+    names: list[str] = []
+    scale, shift, limits = None, None, (-inf, inf)
     after = _only_user(node, once)
-    norm = modules[after.target] if after is not None else None
+    norm = modules[str(after.target)] if after is not None else None
     if after is not None and isinstance(norm, _BatchNorm) and norm.running_mean is not None:
         scale, shift = _affine(norm)
-        names.append(after.target)
+        names.append(str(after.target))
         after = _only_user(after, once)
-    limits = (-inf, inf) if after is None else _limits(modules[after.target])
-    if after is not None and limits != (-inf, inf):
-        names.append(after.target)
+    if after is not None:
+        limits = _limits(modules[str(after.target)])
+        if limits != (-inf, inf):
+            names.append(str(after.target))
     return Follower(tuple(names), scale, shift, *limits)
 
 
@@ -83,8 +85,11 @@ def _only_user(node: fx.Node, once: set[str]) -> fx.Node | None:
 @torch.no_grad()
 def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """A batch norm with fixed statistics as factors and summands."""
-    scale = torch.rsqrt(norm.running_var + norm.eps)
-    shift = -norm.running_mean * scale
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None  # noqa: S101 -- of statistics that are tracked
+    assert variance is not None  # noqa: S101
+    scale = torch.rsqrt(variance + norm.eps)
+    shift = -mean * scale
     return (scale, shift) if norm.weight is None else (scale * norm.weight, shift * norm.weight + norm.bias)
 
 

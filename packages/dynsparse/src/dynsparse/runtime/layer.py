@@ -140,7 +140,7 @@ class SparseConv(nn.Module):
         if x.device.type != "cpu":
             raise RuntimeError(f"a compiled layer runs on the CPU; the input is on {x.device}")
 
-    def _apply(self, fn: Any, recurse: bool = True) -> SparseConv:
+    def _apply(self, fn: Any, recurse: bool = True) -> SparseConv:  # noqa: ARG002 -- torch's signature
         """Stays float32 on the CPU, whatever the model is moved to."""
         return self
 
@@ -149,11 +149,11 @@ class _NoBackward(torch.autograd.Function):
     """Lets an input that wants a gradient pass, and refuses the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: SparseConv) -> Tensor:
+    def forward(_: Any, x: Tensor, layer: SparseConv) -> Tensor:
         return layer(x.detach())
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(_: Any, *__: Tensor) -> Tensor:
         raise RuntimeError("a compiled model has no backward pass; train the model that it was made of")
 
 

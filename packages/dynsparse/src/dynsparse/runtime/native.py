@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -75,7 +76,7 @@ def _parts(samples: int, rows: int, threads: int) -> list[tuple[tuple[int, int],
 
 def _ranges(count: int, parts: int) -> list[tuple[int, int]]:
     cuts = [count * part // parts for part in range(parts + 1)]
-    return list(zip(cuts, cuts[1:], strict=False))
+    return list(itertools.pairwise(cuts))
 
 
 @functools.lru_cache(maxsize=1)

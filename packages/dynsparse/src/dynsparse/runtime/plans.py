@@ -32,7 +32,7 @@ ALIASING = 1024
 class InstructionSet(NamedTuple):
     """A set of vector instructions of this processor, as the kernel reports it."""
 
-    index: int
+    number: int
     name: str
     width: int
     largest: int
@@ -71,7 +71,8 @@ def make_plan(kernels: SparseKernels, geometry: Geometry, size: Sequence[int], i
     if panels:
         axes = _Axes((1, 1, prod(size)), (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1), (1, 1, prod(out)))
     else:
-        axes = _Axes(*map(_three, (size, kernels.shape[2:])), *map(_three, geometry[:3], (1, 0, 1)), _three(out))
+        stride, padding, dilation = map(_three, geometry[:3], (1, 0, 1))
+        axes = _Axes(_three(size), _three(kernels.shape[2:]), stride, padding, dilation, _three(out))
     phases = sorted({axes.phase(position) for position in axes.positions()})
     span = tuple(
         o + (k - 1) * d // s for o, k, d, s in zip(axes.out, axes.kernel, axes.dilation, axes.stride, strict=True)
@@ -87,7 +88,7 @@ def make_plan(kernels: SparseKernels, geometry: Geometry, size: Sequence[int], i
         f"dd{27 + 3 * len(phases)}q",
         kernels.low,
         kernels.high,
-        isa.index,
+        isa.number,
         kernels.num_kernels,
         kernels.in_channels,
         kernels.shape[0],
