@@ -6,6 +6,7 @@ KERNEL = Extension(
     "dynsparse._kernel",
     ["native/kernel.c"],
     depends=["native/rows.h"],
+    libraries=["m"],
     extra_compile_args=["-O3"],
     py_limited_api=True,
     optional=True,

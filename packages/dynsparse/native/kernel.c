@@ -10,6 +10,9 @@
  * kernels have no overlap between tiles of t, so their input is packed tile by tile ("panels"), which caches prefer. The
  * values are mixed from K static kernels on the union of their patterns: no dense kernel is ever formed.
  *
+ * Attention comes from Python, or is computed here from the router's weights: its few operations take less time than the
+ * calls of a framework that they would need.
+ *
  * Python passes the geometry as the fields of `Plan` (dynsparse/runtime/plans.py), and tensors by their addresses.
  * `Plan` is trusted: this module is private to the package.
  */
@@ -17,11 +20,15 @@
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
 typedef struct {
     double low, high;       /* limits of the outputs */
+    double temperature;     /* of a softmax router; 0 for one of sigmoids */
+    int64_t logits;         /* of the router's first matrix: its hidden units, or K without any; 0 if attention is given */
+    int64_t hidden;         /* whether there are hidden units */
     int64_t isa;            /* index into `sets` */
     int64_t kernels;        /* K */
     int64_t channels;       /* C_i */
@@ -111,11 +118,13 @@ static const struct {
     const char *name;
     int width, largest;
     void (*convolve)(const Plan *, const Sample *);
+    void (*means)(const Plan *, const float *, float *);
+    void (*add_product)(const float *, int64_t, const float *, int64_t, float *);
 } sets[] = {
-    {"baseline", 4, 12, convolve_baseline}, /* SSE2 or NEON, by the compiler's default */
+    {"baseline", 4, 12, convolve_baseline, means_baseline, add_product_baseline}, /* SSE2 or NEON, by default */
 #if defined(__x86_64__)
-    {"avx2", 8, 12, convolve_avx2},
-    {"avx512", 16, 16, convolve_avx512},
+    {"avx2", 8, 12, convolve_avx2, means_avx2, add_product_avx2},
+    {"avx512", 16, 16, convolve_avx512, means_avx512, add_product_avx512},
 #endif
 };
 
@@ -173,19 +182,55 @@ static void mix_bias(const Plan *plan, const float *attention, const float *stat
         for (int64_t row = 0; row < plan->rows; row++) bias[row] += attention[k] * statics[(k + 1) * plan->rows + row];
 }
 
-/* Samples [begin, end), rows [row_begin, row_end). `room` holds a sample's bias, its values, and its packed input. */
+/* softmax(logits / temperature), or sigmoids without a temperature. */
+static void normalise(const Plan *plan, float *logits) {
+    float largest = -INFINITY, sum = 0;
+    for (int64_t k = 0; k < plan->kernels; k++) largest = logits[k] > largest ? logits[k] : largest;
+    for (int64_t k = 0; k < plan->kernels; k++) {
+        if (plan->temperature == 0)
+            logits[k] = 1 / (1 + expf(-logits[k]));
+        else
+            sum += logits[k] = expf((logits[k] - largest) / (float)plan->temperature);
+    }
+    for (int64_t k = 0; k < plan->kernels && plan->temperature != 0; k++) logits[k] /= sum;
+}
+
+/* One sample's attention. `weights` are the matrices [C_i, logits] and [logits, K], the latter only with hidden units,
+ * and the biases [K]; `room` takes C_i + logits + K floats, of which the last K are the result. */
+static const float *attend(const Plan *plan, const float *input, const float *weights, float *room) {
+    float *means = room, *first = means + plan->channels, *logits = first + plan->logits;
+    const float *second = weights + plan->channels * plan->logits, *bias = second + plan->hidden * plan->logits * plan->kernels;
+    sets[plan->isa].means(plan, input, means);
+    memcpy(logits, bias, plan->kernels * sizeof(float));
+    if (plan->hidden) {
+        memset(first, 0, plan->logits * sizeof(float));
+        sets[plan->isa].add_product(means, plan->channels, weights, plan->logits, first);
+        for (int64_t i = 0; i < plan->logits; i++) first[i] = first[i] < 0 ? 0 : first[i];
+        sets[plan->isa].add_product(first, plan->logits, second, plan->kernels, logits);
+    } else
+        sets[plan->isa].add_product(means, plan->channels, weights, plan->kernels, logits);
+    normalise(plan, logits);
+    return logits;
+}
+
+static int64_t whole_lines(int64_t floats) { return (floats + 15) / 16 * 16; }
+
+/* Samples [begin, end), rows [row_begin, row_end). `room` holds a sample's bias, values, attention and packed input. */
 static void convolve_samples(const Plan *plan, const float *input, const float *attention, const float *bias,
                              Sample *sample, int64_t begin, int64_t end, float *room, float *output) {
-    float *packed = room + (plan->rows + 15) / 16 * 16 + (plan->kernels > 1 ? (plan->values_stride + 15) / 16 * 16 : 0);
+    float *values = room + whole_lines(plan->rows);
+    float *attending = values + (plan->kernels > 1 ? whole_lines(plan->values_stride) : 0);
+    float *packed = attending + (plan->logits ? whole_lines(plan->channels + plan->logits + plan->kernels) : 0);
     sample->bias = room;
-    sample->mixed = room + (plan->rows + 15) / 16 * 16;
-    sample->values = plan->kernels > 1 ? sample->mixed : sample->statics;
+    sample->mixed = values;
+    sample->values = plan->kernels > 1 ? values : sample->statics;
     sample->packed = packed;
     for (int64_t b = begin; b < end; b++) {
-        sample->attention = attention + b * plan->kernels;
+        const float *one = input + b * plan->channels * plan->in_size;
+        sample->attention = plan->logits ? attend(plan, one, attention, attending) : attention + b * plan->kernels;
         sample->output = output + b * plan->rows * plan->out_size;
         mix_bias(plan, sample->attention, bias, room);
-        pack(plan, input + b * plan->channels * plan->in_size, packed);
+        pack(plan, one, packed);
         sets[plan->isa].convolve(plan, sample);
     }
 }
@@ -229,7 +274,8 @@ static PyObject *instruction_sets(PyObject *module, PyObject *nothing) {
 static PyMethodDef methods[] = {
     {"convolve", convolve, METH_VARARGS,
      "convolve(plan, input, attention, values, bias, row_starts, offsets, room, output, samples, rows)\n\n"
-     "Writes the outputs of a range of samples and rows; tensors are given by their addresses."},
+     "Writes the outputs of a range of samples and rows; tensors are given by their addresses; "
+     "`attention` is the router's weights where the plan has a router."},
     {"instruction_sets", instruction_sets, METH_NOARGS,
      "instruction_sets()\n\nNames of the sets that this processor has, the best one last, with the floats of a vector and the "
      "vectors of the largest tile."},

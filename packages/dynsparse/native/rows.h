@@ -83,6 +83,27 @@ TARGET static void NAME(convolve)(const Plan *plan, const Sample *sample) {
     }
 }
 
+/* The mean of every channel of a sample. */
+TARGET static void NAME(means)(const Plan *plan, const float *input, float *means) {
+    for (int64_t c = 0; c < plan->channels; c++, input += plan->in_size) {
+        VECTOR sums[4] = {{0}, {0}, {0}, {0}};
+        int64_t i = 0;
+        for (; i + 4 * WIDTH <= plan->in_size; i += 4 * WIDTH)
+            for (int part = 0; part < 4; part++) sums[part] += LOAD(input + i + part * WIDTH);
+        sums[0] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        float sum = 0;
+        for (int lane = 0; lane < WIDTH; lane++) sum += sums[0][lane];
+        for (; i < plan->in_size; i++) sum += input[i];
+        means[c] = sum / (float)plan->in_size;
+    }
+}
+
+/* y += x matrix, for a matrix of `rows` rows of `columns`. */
+TARGET static void NAME(add_product)(const float *x, int64_t rows, const float *matrix, int64_t columns, float *y) {
+    for (int64_t row = 0; row < rows; row++, matrix += columns)
+        for (int64_t column = 0; column < columns; column++) y[column] += x[row] * matrix[column];
+}
+
 #undef NAME
 #undef TARGET
 #undef WIDTH

@@ -26,6 +26,7 @@ from dynsparse.geometry import Geometry
 from dynsparse.runtime import native
 from dynsparse.runtime.pattern import SparseKernels
 from dynsparse.runtime.plans import InstructionSet, make_plan, out_extents
+from dynsparse.runtime.routing import FusedRouter
 
 Run = Callable[[Tensor, Tensor], Tensor]
 """(x [B, C_i, *space], pi [B, K]) to y [B, C_o, *out]."""
@@ -43,9 +44,13 @@ class Candidate(NamedTuple):
 
 
 def native_run(
-    kernels: SparseKernels, geometry: Geometry, size: Sequence[int], isa: InstructionSet | None = None
+    kernels: SparseKernels,
+    geometry: Geometry,
+    size: Sequence[int],
+    isa: InstructionSet | None = None,
+    router: FusedRouter | None = None,
 ) -> Run:
-    """By the compiled kernel, with the best instruction set by default.
+    """By the compiled kernel, with the best instruction set by default; with a router, attention is not looked at.
 
     Raises:
         Unavailable: there is no compiled kernel, or the input is too large for it.
@@ -53,10 +58,12 @@ def native_run(
     sets = native.instruction_sets()
     if not sets:
         raise Unavailable("the compiled kernel is not installed")
-    plan = make_plan(kernels, geometry, size, isa or sets[-1])
+    plan = make_plan(kernels, geometry, size, isa or sets[-1], router)
     if plan is None:
         raise Unavailable("the input is too large for 32-bit offsets")
-    return functools.partial(native.convolve, kernels, plan)
+    if router is None:
+        return functools.partial(native.convolve, kernels, plan)
+    return lambda x, pi: native.convolve(kernels, plan, x, router.weights)  # noqa: ARG005 -- see above
 
 
 def torch_run(kernels: SparseKernels, geometry: Geometry, size: Sequence[int]) -> Run:

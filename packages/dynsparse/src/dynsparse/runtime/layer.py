@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,9 @@ from torch.nn import functional
 from dynsparse.errors import InputError
 from dynsparse.geometry import padding_beforehand
 from dynsparse.layers import SDConvNd
-from dynsparse.runtime.backends import Candidate, Run, Unavailable, dense_runs, native_run, scipy_run, torch_run
+from dynsparse.runtime.backends import Candidate, Unavailable, dense_runs, native_run, scipy_run, torch_run
 from dynsparse.runtime.pattern import SparseKernels
+from dynsparse.runtime.routing import fused
 
 SPARSE = {"native": native_run, "mkl": torch_run, "torch": torch_run, "scipy": scipy_run}
 """Sparse back-ends in the order of preference; "mkl" is torch's where it has MKL."""
@@ -64,7 +65,7 @@ class SparseConv(nn.Module):
         self.backend, self.min_gain = backend, min_gain
         self.choices: dict[tuple[int, ...], Choice] = {}
         self._shape: tuple[int, ...] | None = None
-        self._run: Run | None = None
+        self._call: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Float[Tensor, "*input"]) -> Float[Tensor, "*output"]:
         """[B, C_i, *space] to [B, C_o, *out]; one sample may come without its batch axis.
@@ -79,28 +80,34 @@ class SparseConv(nn.Module):
         if x.dim() == self.dimensions + 1:
             return self.forward(x[None])[0]
         self._check(x)
-        pi = x.new_ones(len(x), 1) if self.router is None else self.router(x)
-        if self.sides:
-            x = functional.pad(x, self.sides, mode=self.padding_mode)
-        return self.run_for(x, pi)(x, pi)
+        if self._call is None or self._shape != x.shape:
+            self._call, self._shape = self._call_for(x), tuple(x.shape)
+        return self._call(x)
 
-    def run_for(self, x: Float[Tensor, "b c_i *space"], pi: Float[Tensor, "b k"]) -> Run:
-        """The call for inputs like this, which is kept for the last shape seen."""
-        shape = tuple(x.shape)
-        if self._run is None or self._shape != shape:
-            self._run, self._shape = self._choose(x, pi), shape
-        return self._run
+    def attended(self, x: Float[Tensor, "b c_i *space"]) -> tuple[Float[Tensor, "b c_i *padded"], Float[Tensor, "b k"]]:
+        """What a back-end takes: the input, padded where the convolution does not pad, and attention."""
+        pi = x.new_ones(len(x), 1) if self.router is None else self.router(x)
+        return (functional.pad(x, self.sides, mode=self.padding_mode) if self.sides else x), pi
 
     def extra_repr(self) -> str:
         """Sizes, density and back-end."""
         shape = "x".join(map(str, self.kernels.shape))
         return f"{self.kernels.num_kernels} kernels {shape}, union {self.kernels.union:.3f}, backend={self.backend}"
 
-    def _choose(self, x: Tensor, pi: Tensor) -> Run:
-        shape = tuple(x.shape)
+    def _call_for(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """The call for inputs of this shape. The compiled kernel also does the router, if it sees what the router sees."""
+        padded, pi = self.attended(x)
+        chosen = self._choose(tuple(x.shape), padded, pi)
+        router = fused(self.router)
+        if chosen.name == "native" and router is not None and not self.sides:
+            run = native_run(self.kernels, self.geometry, x.shape[2:], router=router)
+            return lambda x: run(x, pi)
+        return lambda x: chosen.run(*self.attended(x))
+
+    def _choose(self, shape: tuple[int, ...], x: Tensor, pi: Tensor) -> Candidate:
         known = self.choices.get(shape)
         if known is not None:
-            return next(each.run for each in self._candidates(x, known.backend) if each.name == known.backend)
+            return next(each for each in self._candidates(x, known.backend) if each.name == known.backend)
         candidates, failures = self._available(x)
         if len(candidates) == 1 or not len(x):
             chosen, seconds, reason = candidates[0], {}, "as asked"
@@ -108,7 +115,7 @@ class SparseConv(nn.Module):
             seconds = timed(candidates, x, pi)
             chosen, reason = best(candidates, seconds, self.min_gain)
         self.choices[shape] = Choice(shape, chosen.name, seconds, "; ".join([*failures, reason]))
-        return chosen.run
+        return chosen
 
     def _available(self, x: Tensor) -> tuple[list[Candidate], list[str]]:
         """Candidates in order of preference, and why others are none."""

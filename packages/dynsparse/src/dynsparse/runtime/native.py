@@ -38,7 +38,7 @@ def instruction_sets() -> tuple[InstructionSet, ...]:
 
 
 def convolve(
-    kernels: SparseKernels, plan: Plan, x: Float[Tensor, "b c_i *space"], pi: Float[Tensor, "b k"]
+    kernels: SparseKernels, plan: Plan, x: Float[Tensor, "b c_i *space"], pi: Float[Tensor, " *pi"]
 ) -> Float[Tensor, "b c_o *out"]:
     """y_b of every sample, by as many threads as torch has.
 
@@ -46,7 +46,7 @@ def convolve(
         kernels: packed.
         plan: for the size of x.
         x: float32, on the CPU, padded by what the convolution itself does not pad.
-        pi: attention.
+        pi: attention [B, K]; or the weights of the router that the plan has.
     """
     kernel = extension()
     if kernel is None:

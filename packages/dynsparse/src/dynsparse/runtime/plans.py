@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dynsparse.geometry import Geometry
 from dynsparse.runtime.pattern import SparseKernels
+from dynsparse.runtime.routing import FusedRouter
 
 PANEL_BYTES = 96 * 1024
 """What a panel of the input may take of the second-level cache; measured, with little between 48 and 128 KiB."""
@@ -60,8 +61,21 @@ def out_extents(size: Sequence[int], kernel: Sequence[int], geometry: Geometry) 
     return tuple((n + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for n, k, stride, pad, dilation in axes)
 
 
-def make_plan(kernels: SparseKernels, geometry: Geometry, size: Sequence[int], isa: InstructionSet) -> Plan | None:
+def make_plan(
+    kernels: SparseKernels,
+    geometry: Geometry,
+    size: Sequence[int],
+    isa: InstructionSet,
+    router: FusedRouter | None = None,
+) -> Plan | None:
     """Plans for an input whose spatial axes have this size, after padding outside the convolution.
+
+    Args:
+        kernels: packed.
+        geometry: of the convolution.
+        size: of the input's spatial axes.
+        isa: instructions to use.
+        router: to compute attention with; None where attention is given.
 
     Returns:
         None where offsets would not fit into 32 bits.
@@ -85,9 +99,12 @@ def make_plan(kernels: SparseKernels, geometry: Geometry, size: Sequence[int], i
     if packed + extent + isa.largest * isa.width >= 2**31:
         return None
     fields = struct.pack(
-        f"dd{27 + 3 * len(phases)}q",
+        f"ddd{29 + 3 * len(phases)}q",
         kernels.low,
         kernels.high,
+        router.temperature if router else 0.0,
+        router.logits if router else 0,
+        router.hidden if router else 0,
         isa.number,
         kernels.num_kernels,
         kernels.in_channels,
@@ -109,7 +126,9 @@ def make_plan(kernels: SparseKernels, geometry: Geometry, size: Sequence[int], i
     )
     offsets = _offsets(kernels, axes, phases, span, channel)
     values = kernels.values.stride(0) if kernels.num_kernels > 1 else 0
-    room = _round_up(kernels.shape[0]) + _round_up(values) + packed + isa.largest * isa.width
+    attending = kernels.in_channels + router.logits + kernels.num_kernels if router else 0
+    parts = (kernels.shape[0], values, attending, packed + isa.largest * isa.width)
+    room = sum(map(_round_up, parts))
     return Plan(fields, offsets, out, room)
 
 
