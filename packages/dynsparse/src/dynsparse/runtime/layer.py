@@ -17,6 +17,7 @@ from dynsparse.geometry import padding_beforehand
 from dynsparse.layers import SDConvNd
 from dynsparse.runtime.backends import Candidate, Unavailable, dense_runs, native_run, scipy_run, torch_run
 from dynsparse.runtime.pattern import SparseKernels
+from dynsparse.runtime.plans import out_extents
 from dynsparse.runtime.routing import fused
 
 SPARSE = {"native": native_run, "mkl": torch_run, "torch": torch_run, "scipy": scipy_run}
@@ -80,6 +81,10 @@ class SparseConv(nn.Module):
         if x.dim() == self.dimensions + 1:
             return self.forward(x[None])[0]
         self._check(x)
+        if x.shape[0] == 0:  # there are no zero groups, nor anything to time
+            padded = functional.pad(x, self.sides) if self.sides else x
+            size = out_extents(padded.shape[2:], self.kernels.shape[2:], self.geometry)
+            return x.new_empty(0, self.kernels.shape[0], *size)
         if self._call is None or self._shape != x.shape:
             self._call, self._shape = self._call_for(x), tuple(x.shape)
         return self._call(x)
@@ -109,7 +114,7 @@ class SparseConv(nn.Module):
         if known is not None:
             return next(each for each in self._candidates(x, known.backend) if each.name == known.backend)
         candidates, failures = self._available(x)
-        if len(candidates) == 1 or not len(x):
+        if len(candidates) == 1:
             chosen, seconds, reason = candidates[0], {}, "as asked"
         else:
             seconds = timed(candidates, x, pi)
