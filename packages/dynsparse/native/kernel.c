@@ -48,7 +48,7 @@ typedef struct {
 } Plan;
 
 typedef struct {
-    const float *packed, *attention, *statics, *values, *bias;
+    const float *packed, *attention, *fixed, *values, *bias;
     float *mixed, *output;
     const int64_t *row_starts;
     const int32_t *offsets;
@@ -175,11 +175,11 @@ static void pack(const Plan *plan, const float *input, float *packed) {
                 memcpy(packed, input + c * plan->in_size + t, least(plan->panel, plan->range - t) * sizeof(float));
 }
 
-/* Of `statics`, the first row is everyone's. */
-static void mix_bias(const Plan *plan, const float *attention, const float *statics, float *bias) {
-    memcpy(bias, statics, plan->rows * sizeof(float));
+/* Of `fixed`, the first row is everyone's. */
+static void mix_bias(const Plan *plan, const float *attention, const float *fixed, float *bias) {
+    memcpy(bias, fixed, plan->rows * sizeof(float));
     for (int64_t k = 0; k < plan->kernels; k++)
-        for (int64_t row = 0; row < plan->rows; row++) bias[row] += attention[k] * statics[(k + 1) * plan->rows + row];
+        for (int64_t row = 0; row < plan->rows; row++) bias[row] += attention[k] * fixed[(k + 1) * plan->rows + row];
 }
 
 /* softmax(logits / temperature), or sigmoids without a temperature. */
@@ -223,7 +223,7 @@ static void convolve_samples(const Plan *plan, const float *input, const float *
     float *packed = attending + (plan->logits ? whole_lines(plan->channels + plan->logits + plan->kernels) : 0);
     sample->bias = room;
     sample->mixed = values;
-    sample->values = plan->kernels > 1 ? values : sample->statics;
+    sample->values = plan->kernels > 1 ? values : sample->fixed;
     sample->packed = packed;
     for (int64_t b = begin; b < end; b++) {
         const float *one = input + b * plan->channels * plan->in_size;
@@ -238,13 +238,13 @@ static void convolve_samples(const Plan *plan, const float *input, const float *
 static PyObject *convolve(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer plan;
-    unsigned long long input, attention, statics, bias, row_starts, offsets, room, output;
+    unsigned long long input, attention, fixed, bias, row_starts, offsets, room, output;
     Py_ssize_t begin, end, row_begin, row_end;
-    if (!PyArg_ParseTuple(args, "y*KKKKKKKK(nn)(nn)", &plan, &input, &attention, &statics, &bias, &row_starts, &offsets,
+    if (!PyArg_ParseTuple(args, "y*KKKKKKKK(nn)(nn)", &plan, &input, &attention, &fixed, &bias, &row_starts, &offsets,
                           &room, &output, &begin, &end, &row_begin, &row_end))
         return NULL;
     Sample sample = {
-        .statics = (const float *)(uintptr_t)statics,
+        .fixed = (const float *)(uintptr_t)fixed,
         .row_starts = (const int64_t *)(uintptr_t)row_starts,
         .offsets = (const int32_t *)(uintptr_t)offsets,
         .row_begin = row_begin,

@@ -19,9 +19,9 @@ typedef float NAME(unaligned) __attribute__((vector_size(4 * WIDTH), aligned(4))
 /* Mixes the static values of nonzeros [begin, end) by the sample's attention. */
 TARGET static inline void NAME(mix)(const Plan *plan, const Sample *sample, int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; j += WIDTH) { /* beyond `end` lie nonzeros of the next row, or padding */
-        const float *statics = sample->statics + j;
-        VECTOR sum = sample->attention[0] * LOAD(statics);
-        for (int64_t k = 1; k < plan->kernels; k++) sum += sample->attention[k] * LOAD(statics += plan->values_stride);
+        const float *fixed = sample->fixed + j;
+        VECTOR sum = sample->attention[0] * LOAD(fixed);
+        for (int64_t k = 1; k < plan->kernels; k++) sum += sample->attention[k] * LOAD(fixed += plan->values_stride);
         STORE(sample->mixed + j, sum);
     }
 }

@@ -78,7 +78,8 @@ def mix_outputs(
     geometry: Geometry,
 ) -> Float[Tensor, "b c_o *out"]:
     """Convolves with all kernels, then mixes their outputs."""
-    kernels, filters, groups = *weight.shape[:2], geometry.groups
+    kernels, filters = weight.shape[:2]
+    groups = geometry.groups
     by_group = weight.unflatten(1, (groups, filters // groups)).transpose(0, 1)  # [G, K, C_o/G, ...]
     y = convolve(x, by_group.reshape(kernels * filters, *weight.shape[2:]), None, geometry)
     space = y.shape[2:]

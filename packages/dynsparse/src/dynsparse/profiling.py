@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from core_utils.bench import median_interval
 from core_utils.errors import UserError
@@ -63,7 +63,7 @@ def profile(
     with torch.inference_mode():
         for size in batches:
             x = torch.randn(size, *input_size, generator=torch.Generator().manual_seed(0))
-            seconds = _in_turn(partial(dense, x), partial(sparse, x), repeats)
+            seconds = _in_turn((dense, sparse), x, repeats)
             ratio = median_interval([slow / fast for slow, fast in zip(*seconds, strict=True)])
             times = {"dense_ms": 1e3 * median(seconds[0]), "sparse_ms": 1e3 * median(seconds[1])}
             rows.append({"batch": size, **times, "ratio": ratio.median, "low": ratio.low, "high": ratio.high})
@@ -71,15 +71,14 @@ def profile(
 
 
 def _in_turn(
-    first: Callable[[], object], second: Callable[[], object], repeats: int
+    models: tuple[nn.Module, nn.Module], x: Float[Tensor, "b c *space"], repeats: int
 ) -> tuple[list[float], list[float]]:
     """Seconds of both, after a call that warms up; who goes first alternates."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for number in range(-1, repeats):
-        order = ((first, 0), (second, 1)) if number % 2 else ((second, 1), (first, 0))
-        for call, place in order:
+        for place in (0, 1) if number % 2 else (1, 0):
             started = time.perf_counter()
-            call()
+            models[place](x)
             if number >= 0:
                 seconds[place].append(time.perf_counter() - started)
     return seconds
