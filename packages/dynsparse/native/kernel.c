@@ -7,7 +7,8 @@
  *
  * where t counts outputs along the rows of the padded input; what falls between two rows is computed and dropped. A
  * stride s splits the input into its s phases along each axis, of which those are packed that the kernel reads. Pointwise
- * kernels have no overlap between tiles of t, so their input is packed tile by tile ("panels"), which caches prefer. The
+ * kernels have no overlap between tiles of t, so their input is packed tile by tile ("panels"), which caches prefer.
+ * Groups are packed and convolved one after the other: those of a depthwise layer stay in the first-level cache. The
  * values are mixed from K static kernels on the union of their patterns: no dense kernel is ever formed.
  *
  * Attention comes from Python, or is computed here from the router's weights: its few operations take less time than the
@@ -32,6 +33,7 @@ typedef struct {
     int64_t isa;            /* index into `sets` */
     int64_t kernels;        /* K */
     int64_t channels;       /* C_i */
+    int64_t groups;         /* G */
     int64_t rows;           /* C_o */
     int64_t values_stride;  /* floats between the values of two static kernels; at least 16 follow the last value */
     int64_t range;          /* number of t */
@@ -58,8 +60,9 @@ typedef struct {
 /* Where a tile reads, and which of its outputs exist. */
 typedef struct {
     const float *source;
-    int64_t start; /* in the range of t */
-    int mixes;     /* the first tile mixes the values */
+    int64_t start;           /* in the range of t */
+    int64_t d, h, column;    /* of the next tile's first output */
+    int mixes;               /* the first tile mixes the values */
     int whole;     /* all outputs exist and are neighbours */
     int pieces;
     struct {
@@ -71,27 +74,42 @@ typedef struct {
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
+/* Moves a tile to the `length` outputs from `start` on; tiles come in order. */
 static void locate(const Plan *plan, const Sample *sample, int64_t start, int64_t length, Tile *tile) {
     const int64_t *span = plan->span, *out = plan->out, stop = least(start + length, plan->range);
-    tile->source = sample->packed + (plan->panel ? start * plan->channels : start);
+    tile->source = sample->packed + (plan->panel ? start * (plan->channels / plan->groups) : start);
     tile->start = start;
     tile->mixes = start == 0 && plan->kernels > 1;
     tile->pieces = 0;
     for (int64_t t = start; t < stop;) {
-        const int64_t line = t / span[2], column = t % span[2], d = line / span[1], h = line % span[1];
-        if (column < out[2] && h < out[1]) {
-            tile->piece[tile->pieces].to = (d * out[1] + h) * out[2] + column;
+        const int64_t next = least(stop, t + span[2] - tile->column);
+        if (tile->column < out[2] && tile->h < out[1]) {
+            tile->piece[tile->pieces].to = (tile->d * out[1] + tile->h) * out[2] + tile->column;
             tile->piece[tile->pieces].from = (int)(t - start);
-            tile->piece[tile->pieces++].length = (int)least(out[2] - column, stop - t);
+            tile->piece[tile->pieces++].length = (int)least(out[2] - tile->column, next - t);
         }
-        t += span[2] - column;
+        tile->column += next - t;
+        if (tile->column == span[2]) {
+            tile->column = 0;
+            if (++tile->h == span[1]) tile->h = 0, tile->d++;
+        }
+        t = next;
     }
     tile->whole = tile->pieces == 1 && tile->piece[0].length == length && tile->piece[0].to == start;
 }
 
+/* memcpy for a line of an image, often too short for a call to pay. */
+static inline void copy(float *to, const float *from, int64_t length) {
+    for (int64_t i = 0; i + 4 <= length; i += 4) memcpy(to + i, from + i, 16);
+    if (length >= 4)
+        memcpy(to + length - 4, from + length - 4, 16);
+    else
+        for (int64_t i = 0; i < length; i++) to[i] = from[i];
+}
+
 static inline void scatter(const Tile *tile, const float *results, float *output) {
     for (int p = 0; p < tile->pieces; p++)
-        memcpy(output + tile->piece[p].to, results + tile->piece[p].from, tile->piece[p].length * sizeof(float));
+        copy(output + tile->piece[p].to, results + tile->piece[p].from, tile->piece[p].length);
 }
 
 #define NAME(x) x##_baseline
@@ -138,41 +156,57 @@ static int supported_sets(void) {
     return 1;
 }
 
-static void pack_line(const Plan *plan, const float *input, int64_t shift, float *line) {
-    const int64_t stride = plan->stride[2], span = plan->span[2];
-    const int64_t low = least(span, shift < 0 ? (stride - 1 - shift) / stride : 0);
-    const int64_t high = most(low, least(span, (plan->in[2] - shift + stride - 1) / stride));
-    memset(line, 0, low * sizeof(float));
-    if (stride == 1)
-        memcpy(line + low, input + low + shift, (high - low) * sizeof(float));
-    else
-        for (int64_t w = low; w < high; w++) line[w] = input[w * stride + shift];
-    memset(line + high, 0, (span - high) * sizeof(float));
+typedef float Four __attribute__((vector_size(16)));
+typedef int32_t Lanes __attribute__((vector_size(16)));
+
+/* Every second float, from the first one on; of `from`, `room` floats may be read. */
+static inline void copy_every_second(float *to, const float *from, int64_t length, int64_t room) {
+    int64_t i = 0;
+    for (; 2 * i + 8 <= room && i + 4 <= length; i += 4) {
+        Four low, high;
+        memcpy(&low, from + 2 * i, 16);
+        memcpy(&high, from + 2 * i + 4, 16);
+        low = __builtin_shuffle(low, high, (Lanes){0, 2, 4, 6});
+        memcpy(to + i, &low, 16);
+    }
+    for (; i < length; i++) to[i] = from[2 * i];
 }
 
 /* Lays one channel out in phases of equal extent, with zeros where the input is padded. */
 static void pack_channel(const Plan *plan, const float *input, float *line) {
-    const int64_t *in = plan->in, *span = plan->span;
-    for (int64_t p = 0; p < plan->phases; p++)
+    const int64_t *in = plan->in, *span = plan->span, stride = plan->stride[2];
+    memset(line, 0, plan->phases * span[0] * span[1] * span[2] * sizeof(float));
+    for (int64_t p = 0; p < plan->phases; p++) {
+        const int64_t shift = plan->phase[p][2] - plan->pad[2];
+        const int64_t low = least(span[2], shift < 0 ? (stride - 1 - shift) / stride : 0);
+        const int64_t length = most(0, least(span[2], (in[2] - shift + stride - 1) / stride) - low);
+        const int64_t first = low * stride + shift;
         for (int64_t d = 0; d < span[0]; d++)
             for (int64_t h = 0; h < span[1]; h++, line += span[2]) {
                 const int64_t from_d = d * plan->stride[0] + plan->phase[p][0] - plan->pad[0];
                 const int64_t from_h = h * plan->stride[1] + plan->phase[p][1] - plan->pad[1];
-                if (from_d < 0 || from_d >= in[0] || from_h < 0 || from_h >= in[1])
-                    memset(line, 0, span[2] * sizeof(float));
+                if (from_d < 0 || from_d >= in[0] || from_h < 0 || from_h >= in[1]) continue;
+                const float *from = input + (from_d * in[1] + from_h) * in[2] + first;
+                if (stride == 1)
+                    copy(line + low, from, length);
+                else if (stride == 2)
+                    copy_every_second(line + low, from, length, in[2] - first);
                 else
-                    pack_line(plan, input + (from_d * in[1] + from_h) * in[2], plan->phase[p][2] - plan->pad[2], line);
+                    for (int64_t w = 0; w < length; w++) line[low + w] = from[w * stride];
             }
+    }
 }
 
+/* Packs one group of a sample. */
 static void pack(const Plan *plan, const float *input, float *packed) {
+    const int64_t channels = plan->channels / plan->groups;
     if (!plan->panel)
-        for (int64_t c = 0; c < plan->channels; c++)
+        for (int64_t c = 0; c < channels; c++)
             pack_channel(plan, input + c * plan->in_size, packed + c * plan->channel_stride);
     else
         for (int64_t t = 0; t < plan->range; t += plan->panel)
-            for (int64_t c = 0; c < plan->channels; c++, packed += plan->panel)
-                memcpy(packed, input + c * plan->in_size + t, least(plan->panel, plan->range - t) * sizeof(float));
+            for (int64_t c = 0; c < channels; c++, packed += plan->panel)
+                copy(packed, input + c * plan->in_size + t, least(plan->panel, plan->range - t));
 }
 
 /* Of `fixed`, the first row is everyone's. */
@@ -215,9 +249,21 @@ static const float *attend(const Plan *plan, const float *input, const float *we
 
 static int64_t whole_lines(int64_t floats) { return (floats + 15) / 16 * 16; }
 
-/* Samples [begin, end), rows [row_begin, row_end). `room` holds a sample's bias, values, attention and packed input. */
+/* One sample's rows [begin, end), group by group. */
+static void convolve_groups(const Plan *plan, const float *input, Sample *sample, float *packed, int64_t begin, int64_t end) {
+    const int64_t rows = plan->rows / plan->groups, floats = plan->channels / plan->groups * plan->in_size;
+    for (int64_t group = begin / rows; group * rows < end; group++) {
+        pack(plan, input + group * floats, packed);
+        sample->row_begin = most(begin, group * rows);
+        sample->row_end = least(end, (group + 1) * rows);
+        sets[plan->isa].convolve(plan, sample);
+    }
+}
+
+/* Samples [begin, end), rows [row_begin, row_end). `room` holds a sample's bias, values, attention and packed group. */
 static void convolve_samples(const Plan *plan, const float *input, const float *attention, const float *bias,
-                             Sample *sample, int64_t begin, int64_t end, float *room, float *output) {
+                             Sample *sample, int64_t begin, int64_t end, int64_t row_begin, int64_t row_end, float *room,
+                             float *output) {
     float *values = room + whole_lines(plan->rows);
     float *attending = values + (plan->kernels > 1 ? whole_lines(plan->values_stride) : 0);
     float *packed = attending + (plan->logits ? whole_lines(plan->channels + plan->logits + plan->kernels) : 0);
@@ -230,8 +276,7 @@ static void convolve_samples(const Plan *plan, const float *input, const float *
         sample->attention = plan->logits ? attend(plan, one, attention, attending) : attention + b * plan->kernels;
         sample->output = output + b * plan->rows * plan->out_size;
         mix_bias(plan, sample->attention, bias, room);
-        pack(plan, one, packed);
-        sets[plan->isa].convolve(plan, sample);
+        convolve_groups(plan, one, sample, packed, row_begin, row_end);
     }
 }
 
@@ -247,13 +292,11 @@ static PyObject *convolve(PyObject *module, PyObject *args) {
         .fixed = (const float *)(uintptr_t)fixed,
         .row_starts = (const int64_t *)(uintptr_t)row_starts,
         .offsets = (const int32_t *)(uintptr_t)offsets,
-        .row_begin = row_begin,
-        .row_end = row_end,
     };
     Py_BEGIN_ALLOW_THREADS
     convolve_samples(plan.buf, (const float *)(uintptr_t)input, (const float *)(uintptr_t)attention,
-                     (const float *)(uintptr_t)bias, &sample, begin, end, (float *)(uintptr_t)room,
-                     (float *)(uintptr_t)output);
+                     (const float *)(uintptr_t)bias, &sample, begin, end, row_begin, row_end,
+                     (float *)(uintptr_t)room, (float *)(uintptr_t)output);
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&plan);
     Py_RETURN_NONE;

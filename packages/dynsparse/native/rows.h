@@ -67,6 +67,7 @@ TARGET static inline __attribute__((always_inline)) void NAME(tile)(const int ti
 /* All tiles of a sample. */
 TARGET static void NAME(convolve)(const Plan *plan, const Sample *sample) {
     Tile place;
+    place.d = place.h = place.column = 0;
     const int64_t vectors = (plan->range + WIDTH - 1) / WIDTH;
     for (int64_t done = 0; done < vectors; done += plan->tile) {
         const int size = (int)least(plan->tile, vectors - done);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from dynsparse.runtime.backends import Candidate, Unavailable, dense_runs, nativ
 from dynsparse.runtime.pattern import SparseKernels
 from dynsparse.runtime.plans import out_extents
 from dynsparse.runtime.routing import fused
+
+Call = Callable[[Tensor], Tensor]
+"""[B, C_i, *space] to [B, C_o, *out]."""
 
 SPARSE = {"native": native_run, "mkl": torch_run, "torch": torch_run, "scipy": scipy_run}
 """Sparse back-ends in the order of preference; "mkl" is torch's where it has MKL."""
@@ -37,7 +40,7 @@ class Choice:
     Attributes:
         shape: of the input.
         backend: "native", "mkl", "torch", "scipy", or "dense" with its form.
-        seconds: of a call by each candidate, router left out; empty where there was nothing to choose.
+        seconds: of a call by each candidate, router included; empty where there was nothing to choose.
         reason: one sentence.
     """
 
@@ -66,7 +69,7 @@ class SparseConv(nn.Module):
         self.backend, self.min_gain = backend, min_gain
         self.choices: dict[tuple[int, ...], Choice] = {}
         self._shape: tuple[int, ...] | None = None
-        self._call: Callable[[Tensor], Tensor] | None = None
+        self._call: Call | None = None
 
     def forward(self, x: Float[Tensor, "*input"]) -> Float[Tensor, "*output"]:
         """[B, C_i, *space] to [B, C_o, *out]; one sample may come without its batch axis.
@@ -99,28 +102,31 @@ class SparseConv(nn.Module):
         shape = "x".join(map(str, self.kernels.shape))
         return f"{self.kernels.num_kernels} kernels {shape}, union {self.kernels.union:.3f}, backend={self.backend}"
 
-    def _call_for(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """The call for inputs of this shape. The compiled kernel also does the router, if it sees what the router sees."""
-        padded, pi = self.attended(x)
-        chosen = self._choose(tuple(x.shape), padded, pi)
-        router = fused(self.router)
-        if chosen.name == "native" and router is not None and not self.sides:
-            run = native_run(self.kernels, self.geometry, x.shape[2:], router=router)
-            return lambda x: run(x, pi)
-        return lambda x: chosen.run(*self.attended(x))
-
-    def _choose(self, shape: tuple[int, ...], x: Tensor, pi: Tensor) -> Candidate:
+    def _call_for(self, x: Tensor) -> Call:
+        """The call for inputs of this shape."""
+        shape, padded = tuple(x.shape), self.attended(x)[0]
         known = self.choices.get(shape)
         if known is not None:
-            return next(each for each in self._candidates(x, known.backend) if each.name == known.backend)
-        candidates, failures = self._available(x)
-        if len(candidates) == 1:
-            chosen, seconds, reason = candidates[0], {}, "as asked"
+            chosen = next(each for each in self._candidates(padded, known.backend) if each.name == known.backend)
+            return self._whole(chosen, shape)
+        candidates, failures = self._available(padded)
+        calls = {each.name: self._whole(each, shape) for each in candidates}
+        if len(calls) == 1:
+            (chosen_name,), seconds, reason = calls, {}, "as asked"
         else:
-            seconds = timed(candidates, x, pi)
-            chosen, reason = best(candidates, seconds, self.min_gain)
-        self.choices[shape] = Choice(shape, chosen.name, seconds, "; ".join([*failures, reason]))
-        return chosen
+            seconds = timed(calls, x)
+            chosen_name, reason = best(seconds, self.min_gain)
+        self.choices[shape] = Choice(shape, chosen_name, seconds, "; ".join([*failures, reason]))
+        return calls[chosen_name]
+
+    def _whole(self, candidate: Candidate, shape: Sequence[int]) -> Call:
+        """Router and candidate. The compiled kernel does also the router, if it sees what the router sees."""
+        router = fused(self.router)
+        if candidate.name == "native" and router is not None and not self.sides:
+            run = native_run(self.kernels, self.geometry, shape[2:], router=router)
+            unused = torch.empty(0)
+            return lambda x: run(x, unused)
+        return lambda x: candidate.run(*self.attended(x))
 
     def _available(self, x: Tensor) -> tuple[list[Candidate], list[str]]:
         """Candidates in order of preference, and why others are none."""
@@ -175,28 +181,28 @@ def sparse_names(backend: str) -> Sequence[str]:
     return ("native", mkl, "scipy") if backend == "auto" else (backend,)
 
 
-def timed(candidates: Sequence[Candidate], x: Tensor, pi: Tensor) -> dict[str, float]:
-    """Least seconds of a call by each candidate, taking turns."""
-    seconds = {each.name: float("inf") for each in candidates}
+def timed(calls: Mapping[str, Call], x: Tensor) -> dict[str, float]:
+    """Least seconds of each call, taking turns."""
+    seconds = dict.fromkeys(calls, float("inf"))
     started = time.perf_counter()
     for turn in range(-1, ROUNDS):
-        for each in candidates:
+        for name, call in calls.items():
             begin = time.perf_counter()
-            each.run(x, pi)
+            call(x)
             if turn >= 0:
-                seconds[each.name] = min(seconds[each.name], time.perf_counter() - begin)
+                seconds[name] = min(seconds[name], time.perf_counter() - begin)
         if turn >= 0 and time.perf_counter() - started > BUDGET:
             break
     return seconds
 
 
-def best(candidates: Sequence[Candidate], seconds: dict[str, float], min_gain: float) -> tuple[Candidate, str]:
-    """The fastest dense form, unless the fastest sparse candidate gains enough over it."""
-    fastest = sorted(candidates, key=lambda each: seconds[each.name])
-    sparse = next((each for each in fastest if not each.name.startswith("dense")), None)
-    dense = next((each for each in fastest if each.name.startswith("dense")), None)
+def best(seconds: Mapping[str, float], min_gain: float) -> tuple[str, str]:
+    """The fastest dense form, unless the fastest sparse back-end gains enough over it; and why."""
+    fastest = sorted(seconds, key=seconds.__getitem__)
+    sparse = next((name for name in fastest if not name.startswith("dense")), None)
+    dense = next((name for name in fastest if name.startswith("dense")), None)
     if sparse is None or dense is None:
         return fastest[0], "the fastest"
-    gain = seconds[dense.name] / seconds[sparse.name]
-    text = f"{sparse.name} is {gain:.2f}x as fast as {dense.name}, which takes {seconds[dense.name] * 1e3:.3g} ms"
+    gain = seconds[dense] / seconds[sparse]
+    text = f"{sparse} is {gain:.2f}x as fast as {dense}, which takes {seconds[dense] * 1e3:.3g} ms"
     return (sparse, text) if gain >= min_gain else (dense, f"{text}: below min_gain={min_gain:g}")

@@ -44,7 +44,7 @@ class Plan(NamedTuple):
 
     Attributes:
         fields: of `Plan` in native/kernel.c.
-        offsets: of the nonzeros in the packed input, int32 [nnz].
+        offsets: of the nonzeros in their group's packed input, int32 [nnz].
         out: extents of the output's spatial axes.
         room: floats of scratch memory.
     """
@@ -92,14 +92,15 @@ def make_plan(
         o + (k - 1) * d // s for o, k, d, s in zip(axes.out, axes.kernel, axes.dilation, axes.stride, strict=True)
     )
     extent = ((axes.out[0] - 1) * span[1] + axes.out[1] - 1) * span[2] + axes.out[2]
-    tile = _tile(extent, kernels.in_channels, isa, panels=panels)
+    channels = kernels.shape[1]
+    tile = _tile(extent, channels, isa, panels=panels)
     panel = tile * isa.width if panels else 0
     channel = panel or _spread(len(phases) * prod(span))
-    packed = -(-extent // panel) * panel * kernels.in_channels if panels else kernels.in_channels * channel
+    packed = channels * (-(-extent // panel) * panel if panels else channel)
     if packed + extent + isa.largest * isa.width >= 2**31:
         return None
     fields = struct.pack(
-        f"ddd{29 + 3 * len(phases)}q",
+        f"ddd{30 + 3 * len(phases)}q",
         kernels.low,
         kernels.high,
         router.temperature if router else 0.0,
@@ -108,6 +109,7 @@ def make_plan(
         isa.number,
         kernels.num_kernels,
         kernels.in_channels,
+        kernels.groups,
         kernels.shape[0],
         kernels.values.stride(0),
         extent,
@@ -158,13 +160,13 @@ class _Axes(NamedTuple):
 def _offsets(
     kernels: SparseKernels, axes: _Axes, phases: Sequence[tuple[int, ...]], span: Sequence[int], channel: int
 ) -> Tensor:
-    """Of every nonzero in the packed input."""
+    """Of every nonzero in its group's packed input."""
     within = []
     for position in axes.positions():
         d, h, w = axes.shift(position)
         within.append(phases.index(axes.phase(position)) * prod(span) + (d * span[1] + h) * span[2] + w)
-    table = torch.arange(kernels.in_channels)[:, None] * channel + torch.tensor(within)
-    return table.flatten().int()[kernels.columns]
+    table = torch.arange(kernels.shape[1])[:, None] * channel + torch.tensor(within)
+    return table.flatten().int()[kernels.columns % table.numel()]
 
 
 def _tile(extent: int, channels: int, isa: InstructionSet, *, panels: bool) -> int:
