@@ -308,16 +308,30 @@ DDP = textwrap.dedent("""
     import numpy as np
     import torch
     from core_utils.runs import Run
-    from core_utils.training import Arrays, Loader, fit
+    from core_utils.training import Arrays, Loader, fit, world_size
 
     world, folder = int(sys.argv[1]), sys.argv[2]
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+            self.shift = torch.nn.Parameter(torch.zeros(2))
+
+        def forward(self, x, shifted):  # the shift gets a gradient in every other step only
+            return self.layers(x) + self.shift if shifted else self.layers(x)
+
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    model = Net()
+    assert world_size() == world
     x = np.random.default_rng(0).normal(size=(32, 5)).astype(np.float32)
     loader = Loader(Arrays(x, x[:, :2] ** 2), 8 // world, seed=4)
-    loss = lambda model, batch, step: torch.nn.functional.mse_loss(model(batch[0]), batch[1])
+    loss = lambda model, batch, step: torch.nn.functional.mse_loss(model(batch[0], step % 2 == 0), batch[1])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     with Run.open(folder, {"seed": 0}, resume=True) as run:
-        history = fit(model, loss, loader, optimizer=torch.optim.Adam(model.parameters(), lr=1e-2), epochs=3, run=run, progress=False)
+        history = fit(
+            model, loss, loader, optimizer=optimizer, epochs=3, run=run, unused_parameters=True, progress=False
+        )
     print(history.last["loss"])
 """)
 
@@ -336,13 +350,13 @@ def test_two_gloo_processes_give_one_processs_parameters(tmp_path):
     ]
     for world, launcher in ((1, [sys.executable]), (2, torchrun)):
         command = [*launcher, str(tmp_path / "ddp.py"), str(world), str(tmp_path / str(world))]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = (Run.open(tmp_path / world, {"seed": 0}, resume=True) for world in ("1", "2"))
     with one, two:
         (alone, _), (together, _) = one.load_state("fit"), two.load_state("fit")
         weights = [name for name in alone if name.startswith("model/")]
-        assert len(weights) == 4
+        assert len(weights) == 5
         for name in weights:
             np.testing.assert_allclose(together[name], alone[name], atol=1e-5)
         losses = [[record["loss"] for record in run.records()] for run in (one, two)]

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from core_utils.data import fashion_mnist_small
 from dynsparse import cli
@@ -56,6 +57,26 @@ def test_a_training_leaves_what_it_says(program, trained, tmp_path):
     assert "Stored:" in (run / "costs.md").read_text()
     code, _, _ = program("train", *QUICK, "--data", "moved", "--out", "run", "--json")
     assert code == 2  # another configuration wants another folder
+
+
+def test_a_training_on_a_folder_like_imagenets_is_evaluated(program, tmp_path):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 6), ("val", 3)):
+        for name in ("n01440764", "n01443537"):
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(256, size=(40, 50, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / part / name / f"{name}_{index}.JPEG")
+    more = ("--set", "dataset=imagenet", "--set", "image_size=32", "--set", "batch_size=4")
+    words = ("train", *more, "--epochs", "2", "--data", "data", "--out", "run")
+    code, out, err = program(*words, "--quiet", "--json")
+    assert code == 0, err
+    trained = json.loads(out)
+    assert trained["sparsity"] == 0.75
+    assert round(trained["test_accuracy"] * 6) == pytest.approx(trained["test_accuracy"] * 6)  # of six images
+    code, out, _ = program("evaluate", "--run", "run", "--json")
+    assert code == 0
+    assert json.loads(out)["accuracy"] == trained["test_accuracy"]
 
 
 def test_a_trained_network_is_evaluated_dense_and_sparse_alike(program, trained):

@@ -13,6 +13,7 @@ from dynsparse import (
     convert,
     diagnose,
     dynamic_layers,
+    export_onnx,
     load_static,
     load_weights,
     sd_tiny,
@@ -21,6 +22,7 @@ from dynsparse.models import MODELS, VARIANTS, build
 
 torchvision = pytest.importorskip("torchvision")
 timm = pytest.importorskip("timm")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 
 def plain():
@@ -81,9 +83,8 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("name", FOREIGN)
-def test_foreign_networks_go_all_the_way(name):
-    """Converted, one step, finalised, compiled: the compiled one computes what the finalised one does."""
+def finalised(name):
+    """A foreign network, converted, trained for one step and finalised, with images and what it makes of them."""
     torch.manual_seed(0)
     model = convert(FOREIGN[name](), num_kernels=2)
     controller = SparsityController(model, 0.8)
@@ -95,10 +96,24 @@ def test_foreign_networks_go_all_the_way(name):
     optimizer.step()
     report = controller.finalize(optimizer)
     assert report.sparsity == pytest.approx(0.8, abs=1e-4)
-    model.eval()
     with torch.inference_mode():
-        expected = model(x)
-        torch.testing.assert_close(compile_sparse(model, "scipy")(x), expected, rtol=1e-3, atol=1e-4)
+        return model.eval(), x, model(x)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_networks_run_sparse(name):
+    model, x, expected = finalised(name)
+    torch.testing.assert_close(compile_sparse(model, "scipy")(x), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_networks_run_in_onnx_runtime(name, tmp_path):
+    model, x, expected = finalised(name)
+    export_onnx(model, tmp_path / "model.onnx", (3, 64, 64))
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from core_utils.errors import UserError
 from core_utils.runs import Run
-from core_utils.training import History, Loader, Stateful, cosine, fit
+from core_utils.training import History, Loader, Stateful, cosine, fit, world_size
 from dynsparse.converting import unwrapped
 from dynsparse.errors import check_sparsity
 from dynsparse.layers import SDConvNd
@@ -128,7 +128,7 @@ def train(
         SparsityError: `strict`, and a layer cannot be as sparse.
         CheckFailed: the loss became NaN or infinite.
     """
-    steps = config.epochs * loader.steps()
+    steps = config.epochs * loader.steps(world_size())
     # Of the bare model: a wrapper that `fit` makes shares its layers.
     layers = [layer for layer in unwrapped(model).modules() if isinstance(layer, SDConvNd)]
     learning = any(layer.threshold is not None for layer in layers)
@@ -172,6 +172,7 @@ def train(
         state={**(state or {}), **({} if controller is None else {"sparsity": controller})},
         device=device,
         precision=config.precision,
+        unused_parameters=learning,  # thresholds leave the network when its masks are frozen
         progress=progress,
     )
     if layers:

@@ -1,6 +1,6 @@
 """Training on Lightning Fabric: any device, DDP under torchrun, exact resume."""
 
-from core_utils.training.devices import resolve_device, seed_everything
+from core_utils.training.devices import resolve_device, seed_everything, world_size
 from core_utils.training.fitting import History, cosine, fit
 from core_utils.training.loading import Arrays, Loader
 from core_utils.training.state import Stateful, decode, encode
@@ -20,4 +20,5 @@ __all__ = [
     "resolve_device",
     "save_weights",
     "seed_everything",
+    "world_size",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 
 from core_utils.errors import UserError
 
@@ -41,6 +42,11 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def world_size() -> int:
+    """Processes of this torchrun group, among which `fit` shares out batches; 1 without a group."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 class RandomState:
     """The global random states of Python, NumPy and PyTorch on the CPU and on the device."""
 
@@ -61,13 +67,20 @@ class RandomState:
             torch.cuda.set_rng_state(state_dict["cuda"], self._device)
 
 
-def make_fabric(device: str, precision: Any) -> Fabric:
-    """One process on the device, or this process's share of a torchrun group."""
+def make_fabric(device: str, precision: Any, *, unused_parameters: bool = False) -> Fabric:
+    """One process on the device, or this process's share of a torchrun group.
+
+    Args:
+        device: by name.
+        precision: Fabric's.
+        unused_parameters: processes of a group do not wait for gradients of parameters that a loss does not reach.
+    """
     where = resolve_device(device)
-    world, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    world, local = world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if world > 1:
+        strategy = DDPStrategy(find_unused_parameters=unused_parameters)
         fabric = Fabric(
-            accelerator=where.type, devices=local, num_nodes=world // local, strategy="ddp", precision=precision
+            accelerator=where.type, devices=local, num_nodes=world // local, strategy=strategy, precision=precision
         )
     else:
         devices = [where.index or 0] if where.type == "cuda" else 1

@@ -59,6 +59,7 @@ def fit(
     device: str = "cpu",
     precision: str = "32-true",
     clip: float | None = None,
+    unused_parameters: bool = False,
     progress: bool = True,
 ) -> History:
     """Trains `model` in place for a number of epochs or steps.
@@ -84,6 +85,8 @@ def fit(
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
         precision: Fabric's: "32-true", "bf16-mixed", "16-mixed"...
         clip: largest norm of the gradient.
+        unused_parameters: some parameters get no gradient in some steps, or leave the model on the way; several processes
+            must know, at the price of a walk through the graph in each step.
         progress: show progress on stderr.
 
     Returns:
@@ -96,7 +99,7 @@ def fit(
     """
     if (epochs is None) == (steps is None):
         raise UserError("fit takes either epochs or steps")
-    fabric = make_fabric(device, precision)
+    fabric = make_fabric(device, precision, unused_parameters=unused_parameters)
     per_epoch = loader.steps(fabric.world_size)
     total = steps if steps is not None else (epochs or 0) * per_epoch
     if total < 1:
