@@ -36,7 +36,14 @@ SCRIPT = textwrap.dedent("""
 def test_two_processes_train_as_one_does(tmp_path):
     (tmp_path / "train.py").write_text(SCRIPT)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--local-addr=127.0.0.1")
+    torchrun = (
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "--local-addr=127.0.0.1",
+    )
     for world, launcher in ((1, (sys.executable,)), (2, torchrun)):
         command = [*launcher, str(tmp_path / "train.py"), str(world), str(tmp_path / f"{world}.safetensors")]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
