@@ -1,0 +1,103 @@
+"""Free space as an operator on fields, with a transpose of its own.
+
+The operator is C F' H F Z (pad, transform, multiply, transform back, crop), so its transpose, which is what JAX asks for, is
+C F H F' Z: the same steps with the two transforms exchanged. Nothing but the input and H is kept for it, and the input is
+needed only where H itself is differentiated; compiled code drops it otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Complex, Inexact
+
+from diffract.errors import ShapeError
+
+ONE_BY_ONE = 2**16
+"""Pixels of a window from which samples go through a CPU's caches one after the other instead of together."""
+
+Fieldlike = Inexact[Array, "... H W"] | Inexact[np.ndarray, "... H W"]
+Transfer = Complex[Array, "P Q"] | Complex[np.ndarray, "P Q"]
+
+
+def propagate(field: Fieldlike, transfer: Transfer) -> Complex[Array, "... H W"]:
+    """The field behind a stretch of free space.
+
+    Args:
+        field: real or complex; any leading axes.
+        transfer: from `transfer_function`, on the padded grid.
+
+    Returns:
+        The field on the same window; complex64, or complex128 where the field is of double precision.
+
+    Raises:
+        ShapeError: a transfer function that is smaller than the field.
+        ValueError: a field that is not finite (outside of compiled functions).
+    """
+    H, W = field.shape[-2:]
+    P, Q = transfer.shape
+    if H > P or W > Q:
+        raise ShapeError(f"a field of shape {field.shape} does not fit into a transfer function of shape {(P, Q)}")
+    if not isinstance(field, jax.core.Tracer) and not np.isfinite(np.asarray(field)).all():
+        raise ValueError("the field holds numbers that are not finite")
+    dtype = jnp.result_type(field, jnp.complex64)
+    values = jnp.asarray(field, dtype)
+    through = _through(values.reshape(-1, H, W), jnp.asarray(transfer, dtype))
+    return through.reshape(field.shape)
+
+
+@jax.custom_vjp
+def _through(field: Complex[Array, "B H W"], transfer: Complex[Array, "P Q"]) -> Complex[Array, "B H W"]:
+    return _passed(field, transfer, ("FFT", "IFFT"))
+
+
+def _forward(field: Array, transfer: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _through(field, transfer), (field, transfer)
+
+
+def _backward(kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    field, transfer = kept
+    widths = [(0, 0), *((0, wide - side) for wide, side in zip(transfer.shape, field.shape[1:], strict=True))]
+    spectrum = jnp.fft.fft2(jnp.pad(field, widths))
+    returned = jnp.fft.ifft2(jnp.pad(cotangent, widths))
+    return _passed(cotangent, transfer, ("IFFT", "FFT")), (spectrum * returned).sum(0)
+
+
+_through.defvjp(_forward, _backward)
+
+
+def _passed(field: Array, transfer: Array, kinds: tuple[str, str]) -> Array:
+    """All samples; on a CPU large ones go one by one, so that the two transforms stay within its caches."""
+
+    def together(field: Array, transfer: Array) -> Array:
+        return _pruned(field, transfer, kinds)
+
+    def in_turn(field: Array, transfer: Array) -> Array:
+        return lax.map(lambda each: _pruned(each, transfer, kinds), field)
+
+    if transfer.size < ONE_BY_ONE:
+        return together(field, transfer)
+    return lax.platform_dependent(field, transfer, cpu=in_turn, default=together)
+
+
+def _pruned(field: Array, transfer: Array, kinds: tuple[str, str]) -> Array:
+    """The operator without the rows that padding fills and cropping throws away: three quarters of the transforms."""
+    H, W = field.shape[-2:]
+    P, Q = transfer.shape
+    rows = _widened(field, Q)
+    columns = jnp.swapaxes(_transformed(rows, kinds[0]), -1, -2)
+    spectrum = _transformed(_widened(columns, P), kinds[0])
+    columns = _transformed(spectrum * transfer.T, kinds[1])[..., :H]
+    return _transformed(jnp.swapaxes(columns, -1, -2), kinds[1])[..., :W]
+
+
+def _widened(values: Array, width: int) -> Array:
+    return jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, width - values.shape[-1])])
+
+
+def _transformed(values: Array, kind: Any) -> Array:
+    return lax.fft(values, kind, (values.shape[-1],))
