@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ from diffract.errors import ConfigError
 from diffract.geometries import Geometry
 from diffract.grids import Grid
 from diffract.networks import stacked_transfers
-from diffract.propagation import propagate
+from diffract.propagation import propagate, sample_by_sample
 from diffract.transfer import transfer_function
 
 
@@ -44,13 +45,21 @@ class Baseline:
 
     def __call__(self, field: Complex[Array, "... H W"]) -> Float[Array, "... H W"]:
         """The intensity on the output plane."""
-        field = propagate(field, self.to_element)
-        if self.element is not None:
-            field = field * self.element
-        if self.to_output is not None:
-            field = propagate(field, self.to_output)
-        image = field.real**2 + field.imag**2
-        return jnp.roll(image[..., ::-1, ::-1], _axis_shift(image.shape), (-2, -1)) if self.inverted else image
+        return _image(field, self.to_element, self.element, self.to_output, self.inverted)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _image(field: Array, to_element: Array, element: Array | None, to_output: Array | None, inverted: bool) -> Array:
+    def image(samples: Array) -> Array:
+        samples = propagate(samples, to_element)
+        if element is not None:
+            samples = samples * element
+        if to_output is not None:
+            samples = propagate(samples, to_output)
+        seen = samples.real**2 + samples.imag**2
+        return jnp.roll(seen[..., ::-1, ::-1], _axis_shift(seen.shape), (-2, -1)) if inverted else seen
+
+    return sample_by_sample(image, field)
 
 
 def free_space(grid: Grid, geometry: Geometry, *, pad: float = 2) -> Baseline:
@@ -105,8 +114,3 @@ def refocus(grid: Grid, geometry: Geometry, *, pad: float = 2) -> Baseline:
 def _axis_shift(shape: tuple[int, ...]) -> tuple[int, int]:
     """Turning an even number of pixels about the axis, which lies on pixel [n // 2], leaves the first one over."""
     return (1 - shape[-2] % 2, 1 - shape[-1] % 2)
-
-
-jax.tree_util.register_dataclass(
-    Baseline, data_fields=["to_diffuser", "to_element", "element", "to_output"], meta_fields=["name", "inverted"]
-)

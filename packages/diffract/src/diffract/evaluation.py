@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from diffract.errors import ConfigError
+from diffract.errors import ConfigError, ShapeError
 from diffract.geometries import Displacement
 from diffract.losses import pcc
-from diffract.networks import diffused
 
 Real = Float[Array, "B H W"] | Float[np.ndarray, "B H W"]
 
@@ -69,7 +69,7 @@ def evaluate(
     diffusers: Float[Array, "n H W"] | Float[np.ndarray, "n H W"] | None,
     *,
     displacement: Displacement | None = None,
-    chunk: int = 64,
+    chunk: int = 32,
 ) -> EvalTable:
     """Sends every object through every diffuser.
 
@@ -86,18 +86,35 @@ def evaluate(
     """
     if len(objects) == 0 or chunk < 1:
         raise ConfigError(f"evaluation needs objects and chunk >= 1, got {len(objects)} objects, chunk={chunk}")
-    image: Callable[..., Array] = imager if displacement is None else lambda field: imager(field, displacement)  # type: ignore[call-arg]
-    screens = jnp.zeros((1, *objects.shape[1:]), jnp.float32) if diffusers is None else jnp.asarray(diffusers)
-    group = max(1, chunk // len(screens))
-    rows: list[tuple[np.ndarray, np.ndarray]] = []
-    for start in range(0, len(objects), group):
-        given = jnp.asarray(objects[start : start + group])
-        before = imager.illuminated(given)
-        columns = []
-        for first in range(0, len(screens), chunk):
-            output = image(diffused(before, screens[first : first + chunk]))
-            light = output.sum((-2, -1)) / (given**2).sum((-2, -1))[:, None]
-            columns.append((np.asarray(pcc(output, given[:, None])), np.asarray(light)))
-        rows.append(tuple(np.concatenate(parts, 1) for parts in zip(*columns, strict=True)))  # type: ignore[arg-type]
-    found, efficiency = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-    return EvalTable(found, efficiency)
+    image: Callable[[Array], Array] = imager
+    if displacement is not None:
+        image = lambda field: imager(field, displacement)  # type: ignore[call-arg]  # noqa: E731
+    given = np.asarray(objects, np.float32)
+    screens = np.zeros((1, *given.shape[1:]), np.float32) if diffusers is None else np.asarray(diffusers)
+    if screens.shape[-2:] != given.shape[-2:] or np.iscomplexobj(screens):
+        raise ShapeError(f"diffusers of shape {screens.shape} ({screens.dtype}) do not belong to objects {given.shape}")
+    fields = np.concatenate([np.asarray(imager.illuminated(part)) for part in _parts(given, chunk)])[: len(given)]
+    pairs = np.stack(np.meshgrid(np.arange(len(given)), np.arange(len(screens)), indexing="ij"), -1).reshape(-1, 2)
+    found = []
+    for part in _parts(pairs, chunk):
+        target = given[part[:, 0]]
+        output = image(_behind_each(fields[part[:, 0]], screens[part[:, 1]]))
+        found.append(np.stack(_figures(output, target)))
+    values = np.concatenate(found, 1)[:, : len(pairs)].reshape(2, len(given), len(screens))
+    return EvalTable(values[0], values[1])
+
+
+def _parts(values: np.ndarray, size: int) -> list[np.ndarray]:
+    """Parts of one size, the last filled up, so that compiled functions see one shape."""
+    filled = np.resize(np.arange(len(values)), -(-len(values) // size) * size)
+    return np.split(values[filled], len(filled) // size)
+
+
+@jax.jit
+def _behind_each(fields: Complex[Array, "K H W"], screens: Float[Array, "K H W"]) -> Complex[Array, "K H W"]:
+    return fields * jnp.exp(1j * screens)
+
+
+@jax.jit
+def _figures(output: Float[Array, "K H W"], target: Float[Array, "K H W"]) -> tuple[Array, Array]:
+    return pcc(output, target), output.sum((-2, -1)) / (target**2).sum((-2, -1))

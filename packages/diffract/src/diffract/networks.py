@@ -16,7 +16,7 @@ from diffract.displacements import displaced_transfers, through_tilted, turned
 from diffract.errors import ConfigError, SamplingError, SamplingWarning, ShapeError
 from diffract.geometries import Displacement, Geometry
 from diffract.grids import Grid
-from diffract.propagation import Fieldlike, propagate
+from diffract.propagation import Fieldlike, propagate, sample_by_sample
 from diffract.sampling import TOLERABLE, VISIBLE, propagation_report
 from diffract.transfer import Method, transfer_function
 
@@ -92,7 +92,8 @@ class DiffractiveNetwork(nnx.Module):
     ) -> list[Complex[Array, "... H W"]]:
         """The field behind every layer, and last that on the output plane; arguments as for the call."""
         self._check(field)
-        return fields_behind(self.phases[...], self.transfers[...], field, displacement, self.grid, self.pad)
+        path = paths(self.transfers[...], len(self.phases), displacement, self.grid.padded(self.pad))
+        return fields_behind(jnp.exp(1j * self.phases[...]), path, field, displacement, self.grid, self.pad)
 
     def illuminated(self, objects: Float[Array, "B H W"] | Float[np.ndarray, "B H W"]) -> Complex[Array, "B H W"]:
         """What amplitude objects in a plane wave send to the diffuser."""
@@ -137,7 +138,12 @@ def diffused(
             f"diffusers must be real phases [n, {field.shape[-2]}, {field.shape[-1]}], got {diffusers.dtype} of shape "
             f"{diffusers.shape}"
         )
-    return field[:, None] * jnp.exp(1j * jnp.asarray(diffusers))
+    return _behind(field, diffusers)
+
+
+@jax.jit
+def _behind(field: Array, diffusers: Array) -> Array:
+    return field[:, None] * jnp.exp(1j * diffusers)
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))
@@ -150,33 +156,49 @@ def intensity(
     pad: float,
 ) -> Float[Array, "... H W"]:
     """What `DiffractiveNetwork` computes, as a function of its arrays."""
-    last = fields_behind(phases, transfers, field, displacement, grid, pad)[-1]
-    return last.real**2 + last.imag**2
+    layers, path = jnp.exp(1j * phases), paths(transfers, len(phases), displacement, grid.padded(pad))
+
+    def image(samples: Array) -> Array:
+        last = fields_behind(layers, path, samples, displacement, grid, pad)[-1]
+        return last.real**2 + last.imag**2
+
+    return sample_by_sample(image, jnp.asarray(field))
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5))
+def paths(
+    transfers: Complex[Array, "4 P Q"], n_layers: int, displacement: Displacement | None, window: Grid
+) -> list[Complex[Array, "P Q"]]:
+    """Transfer functions from the diffuser to the first layer, ..., to the output."""
+    first, between, last = transfers[1:]
+    path = [first, *[between] * (n_layers - 1), last]
+    return path if displacement is None else displaced_transfers(path, displacement, window)
+
+
 def fields_behind(
-    phases: Phases,
-    transfers: Complex[Array, "4 P Q"],
+    layers: Complex[Array, "M H W"],
+    path: list[Complex[Array, "P Q"]],
     field: Inexact[Array, "... H W"],
     displacement: Displacement | None,
     grid: Grid,
     pad: float,
 ) -> list[Complex[Array, "... H W"]]:
-    """The field behind every layer, then that on the output plane."""
-    first, between, last = transfers[1:]
-    path = [first, *[between] * (len(phases) - 1), last]
-    window = grid.padded(pad)
-    if displacement is not None:
-        path = displaced_transfers(path, displacement, window)
+    """The field behind every layer, then that on the output plane.
+
+    Args:
+        layers: transmittances.
+        path: from `paths`.
+        field: behind the diffuser.
+        displacement: of the layers; shifts are in the path already.
+        grid: of the planes.
+        pad: of the propagations.
+    """
     behind = []
-    for m, phase in enumerate(phases):
+    for m, layer in enumerate(layers):
         field = propagate(field, path[m])
-        layer = jnp.exp(1j * phase)
         if displacement is not None and displacement.rotation is not None:
             layer = turned(layer, displacement.rotation[m])
         if displacement is not None and displacement.tilt is not None:
-            field = through_tilted(field, layer, displacement.tilt[m], grid, window)
+            field = through_tilted(field, layer, displacement.tilt[m], grid, grid.padded(pad))
         else:
             field = field * layer
         behind.append(field)

@@ -7,6 +7,7 @@ needed only where H itself is differentiated; compiled code drops it otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,9 +17,6 @@ from jax import lax
 from jaxtyping import Array, Complex, Inexact
 
 from diffract.errors import ShapeError
-
-ONE_BY_ONE = 2**16
-"""Pixels of a window from which samples go through a CPU's caches one after the other instead of together."""
 
 Fieldlike = Inexact[Array, "... H W"] | Inexact[np.ndarray, "... H W"]
 Transfer = Complex[Array, "P Q"] | Complex[np.ndarray, "P Q"]
@@ -44,15 +42,36 @@ def propagate(field: Fieldlike, transfer: Transfer) -> Complex[Array, "... H W"]
         raise ShapeError(f"a field of shape {field.shape} does not fit into a transfer function of shape {(P, Q)}")
     if not isinstance(field, jax.core.Tracer) and not np.isfinite(np.asarray(field)).all():
         raise ValueError("the field holds numbers that are not finite")
+    return _propagated(field, transfer)
+
+
+def sample_by_sample(function: Callable[[Array], Any], field: Array) -> Any:
+    """A function of [B, H, W] applied to all leading axes of a field; on a CPU one sample after the other.
+
+    A sample and its transforms then stay within the processor's caches, and memory does not grow with their number.
+    """
+
+    def in_turn(samples: Array) -> Any:
+        return lax.map(lambda each: jax.tree.map(lambda out: out[0], function(each[None])), samples)
+
+    samples = field.reshape(-1, *field.shape[-2:])
+    if len(samples) == 1:
+        found = function(samples)
+    else:
+        found = lax.platform_dependent(samples, cpu=in_turn, default=function)
+    return jax.tree.map(lambda out: out.reshape(field.shape[:-2] + out.shape[1:]), found)
+
+
+@jax.jit
+def _propagated(field: Array, transfer: Array) -> Array:
     dtype = jnp.result_type(field, jnp.complex64)
-    values = jnp.asarray(field, dtype)
-    through = _through(values.reshape(-1, H, W), jnp.asarray(transfer, dtype))
-    return through.reshape(field.shape)
+    transfer = transfer.astype(dtype)
+    return sample_by_sample(lambda samples: _through(samples, transfer), field.astype(dtype))
 
 
 @jax.custom_vjp
 def _through(field: Complex[Array, "B H W"], transfer: Complex[Array, "P Q"]) -> Complex[Array, "B H W"]:
-    return _passed(field, transfer, ("FFT", "IFFT"))
+    return _pruned(field, transfer, ("FFT", "IFFT"))
 
 
 def _forward(field: Array, transfer: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -64,24 +83,10 @@ def _backward(kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array
     widths = [(0, 0), *((0, wide - side) for wide, side in zip(transfer.shape, field.shape[1:], strict=True))]
     spectrum = jnp.fft.fft2(jnp.pad(field, widths))
     returned = jnp.fft.ifft2(jnp.pad(cotangent, widths))
-    return _passed(cotangent, transfer, ("IFFT", "FFT")), (spectrum * returned).sum(0)
+    return _pruned(cotangent, transfer, ("IFFT", "FFT")), (spectrum * returned).sum(0)
 
 
 _through.defvjp(_forward, _backward)
-
-
-def _passed(field: Array, transfer: Array, kinds: tuple[str, str]) -> Array:
-    """All samples; on a CPU large ones go one by one, so that the two transforms stay within its caches."""
-
-    def together(field: Array, transfer: Array) -> Array:
-        return _pruned(field, transfer, kinds)
-
-    def in_turn(field: Array, transfer: Array) -> Array:
-        return lax.map(lambda each: _pruned(each, transfer, kinds), field)
-
-    if transfer.size < ONE_BY_ONE:
-        return together(field, transfer)
-    return lax.platform_dependent(field, transfer, cpu=in_turn, default=together)
 
 
 def _pruned(field: Array, transfer: Array, kinds: tuple[str, str]) -> Array:

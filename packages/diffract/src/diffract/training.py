@@ -15,26 +15,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Complex, Float
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
 from core_utils import interrupts
 from core_utils.errors import CheckFailed
 from core_utils.runs import Run
-from diffract.designs import Design, TrainConfig
-from diffract.displacements import Displacement
+from diffract.designs import Design
 from diffract.errors import ConfigError
 from diffract.evaluation import evaluate
-from diffract.geometries import Key
 from diffract.grids import Grid
-from diffract.losses import energy_penalty, pcc
-from diffract.networks import DiffractiveNetwork, intensity
+from diffract.gradients import Batch, Figures, Weights, gradient
+from diffract.networks import DiffractiveNetwork
 from diffract.objects import check_objects, placed
 from diffract.propagation import propagate
 from diffract.statistics import unique_bank
 from diffract.streams import Stream, stream
 
 STATE = "training"
+CHUNK_ON_GPU = 16
+"""Pairs at a time; on a CPU it is one."""
 CACHED = 2**28
 """Bytes of object fields that are kept between steps instead of being computed in each."""
 WATCHED_OBJECTS, WATCHED_DIFFUSERS = 20, 4
@@ -132,6 +132,7 @@ class _Job:
     fields: np.ndarray | None
     batch: int
     steps: int
+    chunk: int
     mesh: Mesh
 
     @classmethod
@@ -146,13 +147,16 @@ class _Job:
         network = design.network()
         needed = len(objects) * 8 * design.grid.shape[0] * design.grid.shape[1]
         fields = None
-        if needed <= CACHED and design.diffuser.kind is not None:
+        if needed <= CACHED:
             groups = np.array_split(objects, max(1, len(objects) // 256))
             place = [placed(group, design.grid, design.object_side) for group in groups]
             fields = np.concatenate([np.asarray(network.illuminated(group)) for group in place])
         steps = config.steps_per_epoch or len(objects) // batch
-        mesh = Mesh(np.array(available[:devices]), ("objects",))
-        return cls(design, network, objects, fields, batch, max(1, steps), mesh)
+        mesh = Mesh(np.array(available[:devices]), ("pairs",))
+        each = batch * (config.n if config.pairs is None and design.screens else 1) // devices
+        most = config.chunk or (1 if jax.default_backend() == "cpu" else CHUNK_ON_GPU)
+        chunk = max(size for size in range(1, min(most, each) + 1) if each % size == 0)
+        return cls(design, network, objects, fields, batch, max(1, steps), chunk, mesh)
 
     def network_of(self, phases: Array) -> DiffractiveNetwork:
         self.network.phases = nnx.Param(phases)
@@ -167,10 +171,21 @@ class _Job:
         drawn = np.concatenate([rng.permutation(len(self.images)) for _ in range(rounds)])
         return drawn[: self.steps * self.batch].reshape(self.steps, self.batch)
 
-    def partners(self, epoch: int) -> np.ndarray:
-        """Diffusers of every step's pairs, [steps, pairs]."""
+    def pairs(self, epoch: int) -> np.ndarray:
+        """Object and diffuser of every pair of every step, [steps, K, 2]; objects count within the step."""
+        n = self.design.train.n if self.design.screens else 1
+        if self.design.train.pairs is None:
+            every = np.stack(np.meshgrid(np.arange(self.batch), np.arange(n), indexing="ij"), -1).reshape(-1, 2)
+            return np.broadcast_to(every, (self.steps, *every.shape))
         rng = np.random.default_rng([self.design.seed, Stream.TRAINING, epoch, 1])
-        return rng.integers(0, max(1, self.design.train.n), (self.steps, self.batch))
+        screens = rng.integers(0, n, (self.steps, self.batch))
+        return np.stack([np.broadcast_to(np.arange(self.batch), screens.shape), screens], -1)
+
+    def batch_of(self, chosen: np.ndarray, screens: Array, pairs: np.ndarray) -> Batch:
+        """Fields, objects, diffusers and pairs of one step; fields are left out where they are not kept."""
+        fields = None if self.fields is None else self.fields[chosen]
+        targets = placed(self.images[chosen], self.design.grid, self.design.object_side)
+        return Batch(fields, targets, screens, pairs)  # type: ignore[arg-type]
 
 
 def epoch_screens(design: Design, epoch: int) -> np.ndarray:
@@ -199,19 +214,29 @@ def _epoch(job: _Job, state: _State, interrupted: Any, advance: Any) -> dict[str
     config, started = job.design.train, time.perf_counter()
     if state.step == 0:
         state.screens = epoch_screens(job.design, state.epoch)
-    order, partners = job.order(state.epoch), job.partners(state.epoch)
+    order, pairs = job.order(state.epoch), job.pairs(state.epoch)
     rate = config.learning_rate * config.decay**state.epoch
-    everything = jnp.asarray(state.screens)
+    weights = Weights(config.alpha, config.beta, config.mask_threshold)
+    screens = jnp.asarray(state.screens if len(state.screens) else np.zeros((1, *job.design.grid.shape), np.float32))
+    vaccination = job.design.vaccination
     while state.step < job.steps:
-        chosen = order[state.step]
-        screens = _screens_of(job, everything, partners[state.step])
-        key = stream(job.design.seed, Stream.DISPLACEMENT, state.epoch, state.step)
-        fields = None if job.fields is None else job.fields[chosen]
-        targets = placed(job.images[chosen], job.design.grid, job.design.object_side)
+        displacement = None
+        if not vaccination.none:
+            key = stream(job.design.seed, Stream.DISPLACEMENT, state.epoch, state.step)
+            displacement = vaccination.sample(key, job.design.geometry.n_layers)
         phases, adam, figures = _step(
-            state.phases, state.adam, job.network.transfers[...], fields, targets, screens, key, rate,
-            design=job.design, mesh=job.mesh,
-        )  # fmt: skip
+            state.phases,
+            state.adam,
+            job.network.transfers[...],
+            job.batch_of(order[state.step], screens, pairs[state.step]),
+            displacement,
+            weights,
+            rate,
+            grid=job.design.grid,
+            pad=job.design.pad,
+            chunk=job.chunk,
+            mesh=job.mesh,
+        )
         loss, correlation = (float(each) for each in figures)
         if not np.isfinite(loss):
             raise CheckFailed(
@@ -229,109 +254,19 @@ def _epoch(job: _Job, state: _State, interrupted: Any, advance: Any) -> dict[str
     return {**record, "seconds": time.perf_counter() - started}
 
 
-def _screens_of(job: _Job, everything: Array, partners: np.ndarray) -> Array:
-    """Diffusers of a step: one an object, [B, 1, H, W], or all for each, [chunks, 1, c, H, W]."""
-    config, shape = job.design.train, job.design.grid.shape
-    if not len(everything):
-        return jnp.zeros((1, 1, 1, *shape), jnp.float32)
-    if config.pairs is not None:
-        return everything[partners][:, None]
-    chunk = max(size for size in range(1, min(config.chunk, config.n) + 1) if config.n % size == 0)
-    return everything.reshape(-1, 1, chunk, *shape)
-
-
-@functools.partial(jax.jit, static_argnames=("design", "mesh"), donate_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnames=("grid", "pad", "chunk", "mesh"), donate_argnums=(0, 1))
 def _step(
-    phases: Array,
-    adam: Any,
-    transfers: Array,
-    fields: Array | None,
-    targets: Array,
-    screens: Array,
-    key: Key,
-    rate: float,
-    *,
-    design: Design,
-    mesh: Mesh,
-) -> tuple[Array, Any, tuple[Array, Array]]:
+    phases: Array, adam: Any, transfers: Array, batch: Batch, displacement: Any, weights: Weights, rate: float, *,
+    grid: Grid, pad: float, chunk: int, mesh: Mesh,
+) -> tuple[Array, Any, Figures]:  # fmt: skip
     """One step of Adam: new phases, its state, loss and correlation."""
-    vaccination = design.vaccination
-    displacement = None if vaccination.none else vaccination.sample(key, len(phases))
-    gradient, figures = sharded_gradient(
-        phases, transfers, fields, targets, screens, displacement, design.train, design.grid, design.pad, mesh
+    if batch.fields is None:
+        batch = batch._replace(fields=propagate(batch.targets, transfers[0]))
+    found, figures = gradient(
+        phases, transfers, batch, displacement, weights, grid=grid, pad=pad, chunk=chunk, mesh=mesh
     )
-    updates, adam = _ADAM.update(gradient, adam)
+    updates, adam = _ADAM.update(found, adam)
     return phases - rate * updates, adam, figures
-
-
-def sharded_gradient(
-    phases: Float[Array, "M H W"],
-    transfers: Complex[Array, "4 P Q"],
-    fields: Complex[Array, "B H W"] | None,
-    targets: Float[Array, "B H W"],
-    screens: Float[Array, "..."],
-    displacement: Displacement | None,
-    config: TrainConfig,
-    grid: Grid,
-    pad: float,
-    mesh: Mesh,
-) -> tuple[Float[Array, "M H W"], tuple[Float[Array, ""], Float[Array, ""]]]:
-    """Gradient of the mean loss over a step's pairs, whose objects are divided among the devices of a mesh.
-
-    Args:
-        phases: of the layers, on every device.
-        transfers: on every device.
-        fields: of the objects before the diffuser; None computes them.
-        targets: the objects.
-        screens: one diffuser an object, [B, 1, H, W]; or chunks of diffusers that all objects go through,
-            [chunks, 1, c, H, W], one chunk after the other, so that memory does not grow with their number.
-        displacement: of the layers; the same everywhere.
-        config: weights of the loss.
-        grid: of the planes.
-        pad: of the propagations.
-        mesh: of one axis, `objects`.
-    """
-    whole, parted = PartitionSpec(), PartitionSpec("objects")
-
-    def local(phases: Array, fields: Array, targets: Array, screens: Array) -> tuple[Array, tuple[Array, Array]]:
-        chunks = screens if screens.ndim == 5 else screens[None]
-        found = _gradient_over(phases, transfers, fields, targets, chunks, displacement, config, grid, pad)
-        return jax.tree.map(lambda each: jax.lax.pmean(each, "objects"), found)
-
-    if fields is None:
-        fields = propagate(targets, transfers[0])
-    if mesh.size == 1:
-        chunks = screens if screens.ndim == 5 else screens[None]
-        return _gradient_over(phases, transfers, fields, targets, chunks, displacement, config, grid, pad)
-    screens_parted = whole if screens.ndim == 5 else parted
-    divided = jax.shard_map(
-        local, mesh=mesh, in_specs=(whole, parted, parted, screens_parted), out_specs=whole, check_vma=False
-    )
-    return divided(phases, fields, targets, screens)
-
-
-def _gradient_over(
-    phases: Array, transfers: Array, fields: Array, targets: Array, chunks: Array, displacement: Any,
-    config: TrainConfig, grid: Grid, pad: float,
-) -> tuple[Array, tuple[Array, Array]]:  # fmt: skip
-    """The mean over chunks of diffusers, one at a time."""
-
-    def loss(phases: Array, screens: Array) -> tuple[Array, Array]:
-        output = intensity(phases, transfers, fields[:, None] * jnp.exp(1j * screens), displacement, grid, pad)
-        wanted = targets[:, None]
-        alike = pcc(output, wanted).mean()
-        penalty = energy_penalty(output, wanted, config.alpha, config.beta, config.mask_threshold).mean()
-        return penalty - alike, alike
-
-    def add(total: Any, screens: Array) -> tuple[Any, None]:
-        (value, alike), gradient = jax.value_and_grad(loss, has_aux=True)(phases, screens)
-        return jax.tree.map(jnp.add, total, (gradient, (value, alike))), None
-
-    nothing = (jnp.zeros_like(phases), (jnp.zeros(()), jnp.zeros(())))
-    if len(chunks) == 1:
-        return add(nothing, chunks[0])[0]
-    total, _ = jax.lax.scan(add, nothing, chunks)
-    return jax.tree.map(lambda each: each / len(chunks), total)
 
 
 def _watched(job: _Job, state: _State, validation: np.ndarray) -> dict[str, float]:
