@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -140,10 +141,12 @@ def published(trial: Trial) -> dict[str, float]:
 
 
 def _trained(trial: Trial, images: np.ndarray, **changes: Any) -> TrainResult:
+    """Trained with the cheap propagation, judged by the accurate one."""
     from diffract import train
     from diffract.miniature import miniature_design
 
-    return train(miniature_design(trial.seed, full=trial.full, **changes), images)
+    result = train(miniature_design(trial.seed, full=trial.full, **changes), images)
+    return dataclasses.replace(result, network=result.network.resampled())
 
 
 def _over(ours: EvalTable, theirs: EvalTable) -> float:

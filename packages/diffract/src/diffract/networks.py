@@ -45,7 +45,7 @@ class DiffractiveNetwork(nnx.Module):
 
     Raises:
         ConfigError: an unknown initialisation, or no random stream for it.
-        SamplingError: the grid cannot carry one of the distances to 20 %. From 2 % on there is a warning.
+        SamplingError: the grid cannot carry one of the distances to 20 %. From 5 % on there is a warning.
 
     Reference: Luo et al. 2022, methods.
     """
@@ -71,6 +71,12 @@ class DiffractiveNetwork(nnx.Module):
         self.phases = nnx.Param(phases)
         distances = (geometry.object_to_diffuser, geometry.diffuser_to_layer, geometry.layer_spacing)
         self.transfers = Transfers(stacked_transfers(grid, (*distances, geometry.layer_to_output), method, pad))
+
+    def resampled(self, *, method: Method = "auto", pad: float = 2) -> DiffractiveNetwork:
+        """The same layers with propagations of another kind."""
+        other = DiffractiveNetwork(self.grid, self.geometry, method=method, pad=pad)
+        other.phases = nnx.Param(self.phases[...])
+        return other
 
     def __call__(
         self, field: Fieldlike, displacement: Displacement | None = None

@@ -18,6 +18,9 @@ from jaxtyping import Array, Complex, Inexact
 
 from diffract.errors import ShapeError
 
+PRUNED_FROM = 300**2
+"""Pixels of a window from which leaving out empty rows saves more than the two transpositions that it takes."""
+
 Fieldlike = Inexact[Array, "... H W"] | Inexact[np.ndarray, "... H W"]
 Transfer = Complex[Array, "P Q"] | Complex[np.ndarray, "P Q"]
 
@@ -71,7 +74,7 @@ def _propagated(field: Array, transfer: Array) -> Array:
 
 @jax.custom_vjp
 def _through(field: Complex[Array, "B H W"], transfer: Complex[Array, "P Q"]) -> Complex[Array, "B H W"]:
-    return _pruned(field, transfer, ("FFT", "IFFT"))
+    return _passed(field, transfer, ("FFT", "IFFT"))
 
 
 def _forward(field: Array, transfer: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -83,10 +86,21 @@ def _backward(kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array
     widths = [(0, 0), *((0, wide - side) for wide, side in zip(transfer.shape, field.shape[1:], strict=True))]
     spectrum = jnp.fft.fft2(jnp.pad(field, widths))
     returned = jnp.fft.ifft2(jnp.pad(cotangent, widths))
-    return _pruned(cotangent, transfer, ("IFFT", "FFT")), (spectrum * returned).sum(0)
+    return _passed(cotangent, transfer, ("IFFT", "FFT")), (spectrum * returned).sum(0)
 
 
 _through.defvjp(_forward, _backward)
+
+
+def _passed(field: Array, transfer: Array, kinds: tuple[str, str]) -> Array:
+    """The operator, or with exchanged kinds its transpose."""
+    H, W = field.shape[-2:]
+    P, Q = transfer.shape
+    if transfer.size >= PRUNED_FROM:
+        return _pruned(field, transfer, kinds)
+    padded = jnp.pad(field, [(0, 0), (0, P - H), (0, Q - W)])
+    spectrum = lax.fft(padded, kinds[0], (P, Q)) * transfer  # type: ignore[arg-type]
+    return lax.fft(spectrum, kinds[1], (P, Q))[:, :H, :W]  # type: ignore[arg-type]
 
 
 def _pruned(field: Array, transfer: Array, kinds: tuple[str, str]) -> Array:

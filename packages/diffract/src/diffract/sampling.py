@@ -17,7 +17,7 @@ from diffract.grids import Grid
 
 SHORTEST_RS = 1.5
 """Wavelengths below which the impulse response is too sharp to be sampled."""
-TOLERABLE, VISIBLE = 0.20, 0.02
+TOLERABLE, VISIBLE = 0.20, 0.05
 """Estimated errors above which a network is refused, or warned of."""
 REFERENCE_PAD = 32
 
