@@ -26,7 +26,8 @@ def imaging(trial: Trial) -> dict[str, float]:
     means over 20 test digits and 12 new diffusers, or differences of such.
     """
     from diffract import Misalignment, baselines, evaluate
-    from diffract.miniature import evaluate_displaced, miniature_design, miniature_objects, new_diffusers
+    from diffract.miniature import miniature_design, miniature_objects, new_diffusers
+    from diffract.tolerances import over_draws
 
     images, test = miniature_objects(trial.seed, trial.data)
     design = miniature_design(trial.seed, full=trial.full)
@@ -60,7 +61,7 @@ def imaging(trial: Trial) -> dict[str, float]:
     gap = {name: known[name] - over_new[name].mean for name in ("plain", "n4", "n1")}
     moved = Misalignment(lateral=0.6e-3)
     displaced = {
-        name: evaluate_displaced(trained[name].network, test, new, moved, trial.seed) for name in ("plain", "vaccinated")
+        name: over_draws(trained[name].network, test, new, moved, trial.seed) for name in ("plain", "vaccinated")
     }
     refocused = baselines.refocus(design.grid, design.planes)
     if trial.seed == 0:

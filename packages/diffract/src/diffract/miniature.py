@@ -5,22 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 
 from diffract.designs import Design
-from diffract.evaluation import EvalTable, evaluate
-from diffract.geometries import Misalignment
-from diffract.networks import DiffractiveNetwork
 from diffract.objects import load_objects, placed
 from diffract.streams import Stream, stream
 
 TRAINED, TESTED = 1200, 20
 NEW = 12
 """Diffusers that no training has seen."""
-SHIFT = "0.6 mm"
-"""Two pixels: largest lateral displacement of a layer."""
 
 
 def miniature_design(seed: int, *, full: bool = False, **changes: Any) -> Design:
@@ -44,19 +38,3 @@ def miniature_objects(
 def new_diffusers(design: Design, n: int = NEW) -> Float[Array, "n H W"]:
     """Diffusers of the design's first kind that its training never draws."""
     return design.screens[0].sample(stream(design.seed, Stream.NEW), n)
-
-
-def evaluate_displaced(
-    network: DiffractiveNetwork,
-    objects: Float[np.ndarray, "m H W"],
-    diffusers: Float[Array, "n H W"],
-    misalignment: Misalignment,
-    seed: int,
-) -> EvalTable:
-    """Every diffuser with a random displacement of its own of all layers."""
-    tables = []
-    for i, screen in enumerate(diffusers):
-        key = jax.random.fold_in(stream(seed, Stream.DISPLACEMENT), i)
-        displacement = misalignment.sample(key, network.geometry.n_layers)
-        tables.append(evaluate(network, objects, screen[None], displacement=displacement))
-    return EvalTable(*(np.concatenate([getattr(table, name) for table in tables], 1) for name in ("pcc", "efficiency")))
