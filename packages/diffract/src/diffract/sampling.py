@@ -33,7 +33,7 @@ class PropagationReport:
         errors: the same of every method; NaN for `rs` where the padding is too small for it.
         window: rows and columns of the computation.
         rs_margin: largest pitch that samples the impulse response, over the pitch; below 1, `rs` aliases.
-        asm_margin: longest distance whose transfer function the window samples, over z; below 1, `asm` aliases.
+        band: share of the propagating frequencies along an axis that `blas` keeps; what it drops, `asm` aliases.
         warnings: sentences for people.
     """
 
@@ -43,7 +43,7 @@ class PropagationReport:
     errors: dict[str, float]
     window: tuple[int, int]
     rs_margin: float
-    asm_margin: float
+    band: float
     warnings: tuple[str, ...]
 
 
@@ -70,7 +70,7 @@ def propagation_report(grid: Grid, z: float, pad: float = 2) -> PropagationRepor
         errors=errors,
         window=grid.padded(pad).shape,
         rs_margin=_largest_pitch(grid, z) / grid.pitch,
-        asm_margin=_longest_distance(grid.padded(pad)) / abs(z),
+        band=largest_frequency(grid, min(grid.padded(pad).shape), z) * max(grid.medium_wavelength, 2 * grid.pitch),
         warnings=tuple(warnings),
     )
 
@@ -89,7 +89,7 @@ def estimated_errors(grid: Grid, z: float, pad: float = 2) -> dict[str, float]:
     reference = _through(field, _asm_1d(grid, longest * REFERENCE_PAD, z))
     asm = _asm_1d(grid, wide, z)
     f = np.fft.fftfreq(wide, grid.pitch)
-    band = np.abs(f) <= 1 / (grid.medium_wavelength * math.hypot(2 * z / (wide * grid.pitch), 1))
+    band = np.abs(f) <= largest_frequency(grid, wide, z)
     tried = {"asm": asm, "blas": asm * band}
     if wide >= 2 * longest - 1:
         tried["rs"] = _rs_1d(grid, wide, z)
@@ -117,13 +117,9 @@ def _largest_pitch(grid: Grid, z: float) -> float:
     return grid.medium_wavelength / (2 * steepest) if steepest else math.inf
 
 
-def _longest_distance(window: Grid) -> float:
-    """Distance at which the phase of the transfer function runs by pi between samples at the largest frequency, m.
-
-    Waves of that angle then walk half a window.
-    """
-    angle = min(window.nyquist_angle, math.acos(1e-3))
-    return min(window.extent) / (2 * math.tan(angle))
+def largest_frequency(grid: Grid, wide: int, z: float) -> float:
+    """Largest frequency along an axis whose transfer function a window samples, 1/m (Matsushima and Shimobaba 2009)."""
+    return 1 / (grid.medium_wavelength * math.hypot(2 * z / (wide * grid.pitch), 1))
 
 
 def _bars(size: int) -> Float[np.ndarray, " N"]:

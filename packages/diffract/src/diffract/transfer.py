@@ -14,7 +14,7 @@ from jaxtyping import Complex, Float
 
 from diffract.errors import ConfigError, SamplingError
 from diffract.grids import Grid
-from diffract.sampling import best_method
+from diffract.sampling import best_method, largest_frequency
 
 Method = Literal["auto", "rs", "asm", "blas", "fresnel"]
 Evanescent = Literal["auto", "decay", "drop"]
@@ -88,7 +88,7 @@ def _asm(grid: Grid, window: Grid, z: float, decay: bool) -> np.ndarray:
 
 def _blas(grid: Grid, window: Grid, z: float, decay: bool) -> np.ndarray:
     within_y, within_x = (
-        np.abs(f) <= 1 / (window.medium_wavelength * math.hypot(2 * z / (side * grid.pitch), 1))
+        np.abs(f) <= largest_frequency(grid, side, z)
         for f, side in zip((window.fy, window.fx), window.shape, strict=True)
     )
     return _asm(grid, window, z, decay) * (within_y[:, None] & within_x)
