@@ -62,7 +62,7 @@ def _image(field: Array, to_element: Array, element: Array | None, to_output: Ar
     return sample_by_sample(image, field)
 
 
-def free_space(grid: Grid, geometry: Geometry, *, pad: float = 2) -> Baseline:
+def free_space(grid: Grid, geometry: Geometry, *, pad: float | int = 2) -> Baseline:
     """The same distances without layers."""
     first, second = stacked_transfers(grid, (geometry.object_to_diffuser, geometry.depth), "auto", pad)
     return Baseline("free space", first, second)
@@ -73,9 +73,9 @@ def lens(
     geometry: Geometry,
     *,
     kind: Literal["hyperbolic", "paraxial"] = "hyperbolic",
-    focal_length: float | None = None,
-    pupil: float | None = None,
-    pad: float = 2,
+    focal_length: float | int | None = None,
+    pupil: float | int | None = None,
+    pad: float | int = 2,
 ) -> Baseline:
     """A thin lens two focal lengths behind the object, two before the output; its image is turned upright.
 
@@ -104,7 +104,7 @@ def lens(
     return Baseline(f"{kind} lens", first, second, jnp.asarray(element, jnp.complex64), third, inverted=True)
 
 
-def refocus(grid: Grid, geometry: Geometry, *, pad: float = 2) -> Baseline:
+def refocus(grid: Grid, geometry: Geometry, *, pad: float | int = 2) -> Baseline:
     """The field at the diffuser propagated back to the object: a ceiling where there is no diffuser."""
     (there,) = stacked_transfers(grid, (geometry.object_to_diffuser,), "auto", pad)
     back = transfer_function(grid, -geometry.object_to_diffuser, "auto", pad)

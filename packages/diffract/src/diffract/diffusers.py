@@ -51,12 +51,12 @@ class RandomDiffuser:
         self,
         grid: Grid,
         *,
-        sigma: float | None = None,
-        correlation_length: float | None = None,
-        rms_phase: float | None = None,
-        height_std: float | None = None,
-        delta_n: float = LUO_DELTA_N,
-        white_noise_pitch: float | None = None,
+        sigma: float | int | None = None,
+        correlation_length: float | int | None = None,
+        rms_phase: float | int | None = None,
+        height_std: float | int | None = None,
+        delta_n: float | int = LUO_DELTA_N,
+        white_noise_pitch: float | int | None = None,
         preset: Literal["luo2022"] | None = None,
     ) -> None:
         if preset not in (None, "luo2022"):
@@ -101,7 +101,7 @@ class RandomDiffuser:
         """Relief of a screen, m, above the point of phase 0."""
         return phase * (self.grid.wavelength / (2 * np.pi * self.delta_n))
 
-    def phase(self, height: float) -> float:
+    def phase(self, height: float | int) -> float:
         """Phase of a height in m, rad."""
         return 2 * math.pi * self.delta_n * height / self.grid.wavelength
 
@@ -123,7 +123,7 @@ class RandomDiffuser:
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _stationary(key: Key, n: int, shape: tuple[int, int], sigma: float, rms: float) -> Array:
+def _stationary(key: Key, n: int, shape: tuple[int, int], sigma: float | int, rms: float | int) -> Array:
     """White noise through the Gaussian on a doubled periodic window; the sum over its gains makes the rms exact."""
     H, W = (2 * side for side in shape)
     fy, fx = np.fft.fftfreq(H)[:, None], np.fft.rfftfreq(W)
@@ -135,18 +135,18 @@ def _stationary(key: Key, n: int, shape: tuple[int, int], sigma: float, rms: flo
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _literal(key: Key, n: int, rows: Array, columns: Array, mean: float, std: float) -> Array:
+def _literal(key: Key, n: int, rows: Array, columns: Array, mean: float | int, std: float | int) -> Array:
     noise = mean + std * jax.random.normal(key, (n, rows.shape[0], columns.shape[0]), jnp.float32)
     return jnp.einsum("ab,nbc,dc->nad", rows, noise, columns)
 
 
 @functools.lru_cache(maxsize=8)
-def _reflecting_filter(side: int, sigma: float) -> np.ndarray:
+def _reflecting_filter(side: int, sigma: float | int) -> np.ndarray:
     """The Gaussian filter with reflected edges as a matrix."""
     return gaussian_filter1d(np.eye(side), sigma, axis=0, mode="reflect", truncate=4.0).astype(np.float32)
 
 
-def _positive(name: str, value: float | None) -> float:
+def _positive(name: str, value: float | int | None) -> float:
     if value is None or not (math.isfinite(value) and value > 0):
         raise ConfigError(f"{name} must be positive and finite, got {value}")
     return float(value)

@@ -31,10 +31,10 @@ class Geometry:
     Reference: Luo et al. 2022 has 40, 2, 2 and 7 mm and 4 layers at a wavelength of 0.75 mm.
     """
 
-    object_to_diffuser: float
-    diffuser_to_layer: float
-    layer_spacing: float
-    layer_to_output: float
+    object_to_diffuser: float | int
+    diffuser_to_layer: float | int
+    layer_spacing: float | int
+    layer_to_output: float | int
     n_layers: int
 
     def __post_init__(self) -> None:
@@ -95,10 +95,10 @@ class Misalignment:
     Reference: "vaccination" of Mengu et al. 2020, used in arXiv 2205.00428; ranges there could not be read.
     """
 
-    lateral: float = 0.0
-    axial: float = 0.0
-    rotation: float = 0.0
-    tilt: float = 0.0
+    lateral: float | int = 0.0
+    axial: float | int = 0.0
+    rotation: float | int = 0.0
+    tilt: float | int = 0.0
 
     def __post_init__(self) -> None:
         for field in fields(self):

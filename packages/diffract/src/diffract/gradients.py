@@ -19,9 +19,9 @@ from diffract.networks import fields_behind, paths
 class Weights(NamedTuple):
     """Of the loss; see `energy_penalty`."""
 
-    alpha: float = 1.0
-    beta: float = 0.5
-    threshold: float = 0.0
+    alpha: float | int = 1.0
+    beta: float | int = 0.5
+    threshold: float | int = 0.0
 
 
 class Batch(NamedTuple):
@@ -52,7 +52,7 @@ def gradient(
     weights: Weights = Weights(),  # noqa: B008 -- immutable
     *,
     grid: Grid,
-    pad: float = 2,
+    pad: float | int = 2,
     chunk: int = 1,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "M H W"], Figures]:
@@ -92,7 +92,7 @@ def gradient(
 
 
 def _accumulated(
-    layers: Array, path: list[Array], batch: Batch, displacement: Any, *, weights: Weights, grid: Grid, pad: float,
+    layers: Array, path: list[Array], batch: Batch, displacement: Any, *, weights: Weights, grid: Grid, pad: float | int,
     chunk: int,
 ) -> tuple[Array, Figures]:  # fmt: skip
     """Mean over chunks of pairs, one after the other, of the gradient with respect to the transmittances."""

@@ -29,9 +29,9 @@ class Grid:
     """
 
     shape: tuple[int, int]
-    pitch: float
-    wavelength: float
-    index: float = 1.0
+    pitch: float | int
+    wavelength: float | int
+    index: float | int = 1.0
 
     def __post_init__(self) -> None:
         if len(self.shape) != 2 or min(self.shape) < 1:
@@ -52,7 +52,7 @@ class Grid:
         return self.wavelength / self.index
 
     @property
-    def extent(self) -> tuple[float, float]:
+    def extent(self) -> tuple[float | int, float | int]:
         """Height and width, m."""
         return self.shape[0] * self.pitch, self.shape[1] * self.pitch
 
@@ -81,7 +81,7 @@ class Grid:
         """Largest angle to the axis that the pitch can sample, rad; pi/2 at half a wavelength or finer."""
         return math.asin(min(1.0, self.medium_wavelength / (2 * self.pitch)))
 
-    def padded(self, pad: float) -> Grid:
+    def padded(self, pad: float | int) -> Grid:
         """The grid on which propagations are computed.
 
         Args:

@@ -30,7 +30,7 @@ def pcc(output: Images, target: Images) -> Float[Array, "..."]:
 
 
 def energy_penalty(
-    output: Images, target: Images, alpha: float = 1.0, beta: float = 0.5, threshold: float = 0.0
+    output: Images, target: Images, alpha: float | int = 1.0, beta: float | int = 0.5, threshold: float | int = 0.0
 ) -> Float[Array, "..."]:
     """Light beside the object minus light on it, over the object's area.
 
@@ -49,7 +49,7 @@ def energy_penalty(
 
 
 def imaging_loss(
-    output: Images, target: Images, alpha: float = 1.0, beta: float = 0.5, threshold: float = 0.0
+    output: Images, target: Images, alpha: float | int = 1.0, beta: float | int = 0.5, threshold: float | int = 0.0
 ) -> Float[Array, ""]:
     """Mean over all images of minus the correlation plus the penalty."""
     return (energy_penalty(output, target, alpha, beta, threshold) - pcc(output, target)).mean()

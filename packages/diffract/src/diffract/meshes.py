@@ -15,7 +15,7 @@ _RECORD = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribut
 
 
 def mesh(
-    thickness: Float[np.ndarray, "H W"], pixel: float, surface: Literal["steps", "smooth"] = "steps"
+    thickness: Float[np.ndarray, "H W"], pixel: float | int, surface: Literal["steps", "smooth"] = "steps"
 ) -> Triangles:
     """A closed surface around a piece, mm, normals outwards; x to the right, y down the rows turned upwards.
 
@@ -58,7 +58,7 @@ def read_stl(content: bytes) -> Triangles:
     return np.frombuffer(content, _RECORD, offset=84)["corners"].copy()
 
 
-def _steps(top: np.ndarray, side: float) -> np.ndarray:
+def _steps(top: np.ndarray, side: float | int) -> np.ndarray:
     H, W = top.shape
     rows, columns = np.nonzero(top > 0)
     corners = [(rows, columns), (rows, columns + 1), (rows + 1, columns + 1), (rows + 1, columns)]
@@ -89,7 +89,7 @@ def _cuts(around: np.ndarray) -> tuple[Float[np.ndarray, "h w 5"], Float[np.ndar
 
 
 def _walls(
-    before: np.ndarray, behind: np.ndarray, ends: tuple[Any, Any], cuts: tuple[np.ndarray, np.ndarray], side: float
+    before: np.ndarray, behind: np.ndarray, ends: tuple[Any, Any], cuts: tuple[np.ndarray, np.ndarray], side: float | int
 ) -> list[np.ndarray]:
     """Walls from lattice points to lattice points, each between the heights of the columns on its two sides."""
     low, high = np.minimum(before, behind), np.maximum(before, behind)
@@ -144,7 +144,7 @@ def _between(left: list[np.ndarray], right: list[np.ndarray], flipped: np.ndarra
     return stacked.reshape(-1, 3, 3)
 
 
-def _smooth(top: np.ndarray, side: float) -> np.ndarray:
+def _smooth(top: np.ndarray, side: float | int) -> np.ndarray:
     H, W = top.shape
     edged = np.pad(top, 1, mode="edge")
     corner = (edged[:-1, :-1] + edged[:-1, 1:] + edged[1:, :-1] + edged[1:, 1:]) / 4
@@ -163,7 +163,7 @@ def _smooth(top: np.ndarray, side: float) -> np.ndarray:
 
 
 def _points(
-    row: Int[np.ndarray, " n"], column: Int[np.ndarray, " n"], height: Float[np.ndarray, " n"], side: float
+    row: Int[np.ndarray, " n"], column: Int[np.ndarray, " n"], height: Float[np.ndarray, " n"], side: float | int
 ) -> Float[np.ndarray, "n 3"]:
     return np.stack([column * side, row * side, height], -1).astype(np.float32)
 

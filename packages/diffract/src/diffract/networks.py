@@ -57,7 +57,7 @@ class DiffractiveNetwork(nnx.Module):
         *,
         init: Literal["zeros", "uniform"] = "zeros",
         method: Method = "auto",
-        pad: float = 2,
+        pad: float | int = 2,
         rngs: nnx.Rngs | None = None,
     ) -> None:
         self.grid, self.geometry, self.method, self.pad = grid, geometry, method, pad
@@ -72,7 +72,7 @@ class DiffractiveNetwork(nnx.Module):
         distances = (geometry.object_to_diffuser, geometry.diffuser_to_layer, geometry.layer_spacing)
         self.transfers = Transfers(stacked_transfers(grid, (*distances, geometry.layer_to_output), method, pad))
 
-    def resampled(self, *, method: Method = "auto", pad: float = 2) -> DiffractiveNetwork:
+    def resampled(self, *, method: Method = "auto", pad: float | int = 2) -> DiffractiveNetwork:
         """The same layers with propagations of another kind."""
         other = DiffractiveNetwork(self.grid, self.geometry, method=method, pad=pad)
         other.phases = nnx.Param(self.phases[...])
@@ -112,7 +112,7 @@ class DiffractiveNetwork(nnx.Module):
 
 
 def stacked_transfers(
-    grid: Grid, distances: tuple[float, ...], method: Method, pad: float
+    grid: Grid, distances: tuple[float, ...], method: Method, pad: float | int
 ) -> Complex[Array, "K P Q"]:
     """Transfer functions of several distances, after a look at their sampling."""
     for z in dict.fromkeys(distances):
@@ -159,7 +159,7 @@ def intensity(
     field: Inexact[Array, "... H W"],
     displacement: Displacement | None,
     grid: Grid,
-    pad: float,
+    pad: float | int,
 ) -> Float[Array, "... H W"]:
     """What `DiffractiveNetwork` computes, as a function of its arrays."""
     layers, path = jnp.exp(1j * phases), paths(transfers, len(phases), displacement, grid.padded(pad))
@@ -186,7 +186,7 @@ def fields_behind(
     field: Inexact[Array, "... H W"],
     displacement: Displacement | None,
     grid: Grid,
-    pad: float,
+    pad: float | int,
 ) -> list[Complex[Array, "... H W"]]:
     """The field behind every layer, then that on the output plane.
 

@@ -28,8 +28,8 @@ class Material:
     Reference: resins at 0.4 THz have about 1.7 and 0.03; measure yours.
     """
 
-    n: float = 1.72
-    kappa: float = 0.0
+    n: float | int = 1.72
+    kappa: float | int = 0.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.n) and self.n > 0 and math.isfinite(self.kappa) and self.kappa >= 0):
@@ -64,14 +64,14 @@ class Relief:
         ConfigError: a number out of range.
     """
 
-    base: float = 0.5e-3
+    base: float | int = 0.5e-3
     levels: int | None = None
-    step: float | None = None
+    step: float | int | None = None
     upsample: int = 1
     mirror: bool = False
     turns: int = 0
-    frame: float = 0.0
-    holes: float = 0.0
+    frame: float | int = 0.0
+    holes: float | int = 0.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.base) and self.base >= 0):
@@ -112,7 +112,7 @@ def phase_of(height: Map, grid: Grid, material: Material) -> Map:
     return height * (2 * np.pi / material.full_wave(grid))
 
 
-def transmittance(height: Map, grid: Grid, material: Material, base: float = 0.0) -> Complex[np.ndarray, "H W"]:
+def transmittance(height: Map, grid: Grid, material: Material, base: float | int = 0.0) -> Complex[np.ndarray, "H W"]:
     """What a piece does to the light, with its absorption; the phase of the base is left out."""
     absorbed = np.exp(-2 * np.pi * material.kappa * (height + base) / grid.wavelength)
     return absorbed * np.exp(1j * phase_of(height, grid, material))
@@ -133,7 +133,7 @@ def piece(height: Map, grid: Grid, material: Material, relief: Relief) -> Map:
     return np.ascontiguousarray(framed)
 
 
-def body_of(thickness: Map, grid_pitch: float, relief: Relief) -> Map:
+def body_of(thickness: Map, grid_pitch: float | int, relief: Relief) -> Map:
     """Undoes `piece`: the height above the base on the design's grid, m."""
     rim = round(relief.frame * relief.upsample / grid_pitch)
     body = thickness[rim : thickness.shape[0] - rim, rim : thickness.shape[1] - rim]

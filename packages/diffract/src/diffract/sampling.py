@@ -37,17 +37,17 @@ class PropagationReport:
         warnings: sentences for people.
     """
 
-    z: float
+    z: float | int
     method: str
-    error: float
+    error: float | int
     errors: dict[str, float]
     window: tuple[int, int]
-    rs_margin: float
-    band: float
+    rs_margin: float | int
+    band: float | int
     warnings: tuple[str, ...]
 
 
-def propagation_report(grid: Grid, z: float, pad: float = 2) -> PropagationReport:
+def propagation_report(grid: Grid, z: float | int, pad: float | int = 2) -> PropagationReport:
     """Sampling margins, the best method and its estimated error for one distance.
 
     Args:
@@ -75,14 +75,14 @@ def propagation_report(grid: Grid, z: float, pad: float = 2) -> PropagationRepor
     )
 
 
-def best_method(grid: Grid, z: float, pad: float = 2) -> str:
+def best_method(grid: Grid, z: float | int, pad: float | int = 2) -> str:
     """`rs` where it is sampled well and z is not too short, else the better of `asm` and `blas`."""
     if _rs_holds(grid, z, pad):
         return "rs"
     return _best(grid, z, pad, estimated_errors(grid, z, pad))
 
 
-def estimated_errors(grid: Grid, z: float, pad: float = 2) -> dict[str, float]:
+def estimated_errors(grid: Grid, z: float | int, pad: float | int = 2) -> dict[str, float]:
     """Relative L2 errors of the same propagation in one dimension, by method."""
     longest, wide = (max(each.shape) for each in (grid, grid.padded(pad)))
     field = _bars(longest)
@@ -98,26 +98,26 @@ def estimated_errors(grid: Grid, z: float, pad: float = 2) -> dict[str, float]:
     return {"rs": math.nan, **errors}
 
 
-def _best(grid: Grid, z: float, pad: float, errors: dict[str, float]) -> str:
+def _best(grid: Grid, z: float | int, pad: float | int, errors: dict[str, float]) -> str:
     if _rs_holds(grid, z, pad):
         return "rs"
     return min(("asm", "blas"), key=errors.__getitem__)
 
 
-def _rs_holds(grid: Grid, z: float, pad: float) -> bool:
+def _rs_holds(grid: Grid, z: float | int, pad: float | int) -> bool:
     linear = all(wide >= 2 * side - 1 for side, wide in zip(grid.shape, grid.padded(pad).shape, strict=True))
     sampled = _largest_pitch(grid, z) >= grid.pitch * (1 - 1e-12)
     return linear and sampled and abs(z) >= SHORTEST_RS * grid.medium_wavelength
 
 
-def _largest_pitch(grid: Grid, z: float) -> float:
+def _largest_pitch(grid: Grid, z: float | int) -> float:
     """Half the period of the impulse response at its rim, m, where its phase runs fastest."""
     reach = (max(grid.shape) - 1) * grid.pitch
     steepest = reach / math.hypot(reach, z) if reach else 0.0
     return grid.medium_wavelength / (2 * steepest) if steepest else math.inf
 
 
-def largest_frequency(grid: Grid, wide: int, z: float) -> float:
+def largest_frequency(grid: Grid, wide: int, z: float | int) -> float:
     """Largest frequency along an axis whose transfer function a window samples, 1/m (Matsushima and Shimobaba 2009)."""
     return 1 / (grid.medium_wavelength * math.hypot(2 * z / (wide * grid.pitch), 1))
 
@@ -128,13 +128,13 @@ def _bars(size: int) -> Float[np.ndarray, " N"]:
     return (np.abs(np.abs(position) - 0.2) < 0.05).astype(float)
 
 
-def _asm_1d(grid: Grid, wide: int, z: float) -> Complex[np.ndarray, " P"]:
+def _asm_1d(grid: Grid, wide: int, z: float | int) -> Complex[np.ndarray, " P"]:
     squared = grid.medium_wavelength**-2 - np.fft.fftfreq(wide, grid.pitch) ** 2
     wave = np.exp(2j * np.pi * z * np.sqrt(np.maximum(squared, 0)))
     return wave * np.exp(-2 * np.pi * abs(z) * np.sqrt(np.maximum(-squared, 0)))
 
 
-def _rs_1d(grid: Grid, wide: int, z: float) -> Complex[np.ndarray, " P"]:
+def _rs_1d(grid: Grid, wide: int, z: float | int) -> Complex[np.ndarray, " P"]:
     """The impulse response of a line source: Hankel's function takes the spherical wave's place."""
     wavenumber = 2 * np.pi / grid.medium_wavelength
     x = np.fft.ifftshift((np.arange(wide) - wide // 2) * grid.pitch)

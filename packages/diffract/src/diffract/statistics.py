@@ -25,7 +25,7 @@ def correlation_length(
     phase: Screens,
     grid: Grid,
     of: Literal["transmittance", "phase"] = "transmittance",
-    fit: tuple[float, float] = (0.05, 1.0),
+    fit: tuple[float | int, float | int] = (0.05, 1.0),
 ) -> float:
     """The L of exp(-pi r^2 / L^2) that fits the autocovariance, m.
 
@@ -55,7 +55,7 @@ def correlation_length(
 
 
 def fitted_length(
-    r: Float[np.ndarray, " n"], covariance: Float[np.ndarray, " n"], fit: tuple[float, float] = (0.05, 1.0)
+    r: Float[np.ndarray, " n"], covariance: Float[np.ndarray, " n"], fit: tuple[float | int, float | int] = (0.05, 1.0)
 ) -> float:
     """L of exp(-pi r^2 / L^2) by least squares on the logarithm, over the first run of values within `fit`, m."""
     outside = np.flatnonzero(covariance < fit[0])
@@ -110,7 +110,7 @@ def expected_distance(diffuser: RandomDiffuser, kind: Distance = "physical") -> 
         first, second = jax.random.split(jax.random.key(0))
         return float(diffuser_distance(diffuser.sample(first, 8), diffuser.sample(second, 8), kind).mean())
 
-    def density(phase: float) -> float:
+    def density(phase: float | int) -> float:
         turns = phase + 2 * np.pi * np.arange(-20, 21)
         return float(np.exp(-(turns**2) / (2 * deviation**2)).sum() / (deviation * math.sqrt(2 * math.pi)))
 
@@ -121,7 +121,7 @@ def unique_bank(
     diffuser: RandomDiffuser,
     key: Key,
     n: int,
-    threshold: float = 1.0,
+    threshold: float | int = 1.0,
     kind: Distance = "physical",
     max_attempts: int = 1000,
 ) -> Float[Array, "n H W"]:

@@ -27,12 +27,12 @@ class Period(NamedTuple):
         resolved: whether they are.
     """
 
-    period: float
+    period: float | int
     resolved: bool
 
 
 def bars(
-    grid: Grid, period: float, n: int = 3, orientation: Orientation = "vertical", length: float | None = None
+    grid: Grid, period: float | int, n: int = 3, orientation: Orientation = "vertical", length: float | int | None = None
 ) -> Float[np.ndarray, "H W"]:
     """Bright bars half a period wide, in the middle of the grid.
 
@@ -64,7 +64,7 @@ def bars(
     return (pattern if orientation == "vertical" else pattern.T).astype(np.float32)
 
 
-def siemens(grid: Grid, spokes: int = 16, radius: float | None = None) -> Float[np.ndarray, "H W"]:
+def siemens(grid: Grid, spokes: int = 16, radius: float | int | None = None) -> Float[np.ndarray, "H W"]:
     """A star of bright sectors.
 
     Args:
@@ -124,12 +124,12 @@ def estimate_period(
     return Period((centres[-1] - centres[0]) / 2 if resolved else np.nan, resolved)
 
 
-def _covered(place: np.ndarray, width: float, pixel: float) -> np.ndarray:
+def _covered(place: np.ndarray, width: float | int, pixel: float | int) -> np.ndarray:
     """Share of each pixel that a bar in the middle covers."""
     return np.clip((width / 2 + pixel / 2 - np.abs(place)) / pixel, 0, min(1.0, width / pixel))
 
 
-def _peaks(x: np.ndarray, *values: float) -> np.ndarray:
+def _peaks(x: np.ndarray, *values: float | int) -> np.ndarray:
     """Three Gaussians of one width: centres, heights, width, background."""
     centres, heights, width, background = values[:3], values[3:6], values[6], values[7]
     return background + sum(
@@ -137,7 +137,7 @@ def _peaks(x: np.ndarray, *values: float) -> np.ndarray:
     )
 
 
-def _fitted(x: np.ndarray, profile: np.ndarray, middle: float, period: float) -> np.ndarray | None:
+def _fitted(x: np.ndarray, profile: np.ndarray, middle: float | int, period: float | int) -> np.ndarray | None:
     start = [middle - period, middle, middle + period, 1.0, 1.0, 1.0, period / 5, 0.0]
     with warnings.catch_warnings(action="ignore", category=OptimizeWarning):
         try:

@@ -37,10 +37,10 @@ class Tolerance:
     """
 
     kind: str
-    size: float
-    mean: float
-    std: float
-    loss: float
+    size: float | int
+    mean: float | int
+    std: float | int
+    loss: float | int
 
 
 def tolerance(
@@ -85,7 +85,7 @@ def tolerance(
 
 
 def _with_error(
-    network: DiffractiveNetwork, objects: Any, diffusers: np.ndarray, kind: str, size: float, material: Material, seed: int
+    network: DiffractiveNetwork, objects: Any, diffusers: np.ndarray, kind: str, size: float | int, material: Material, seed: int
 ) -> EvalTable:
     if kind in ("lateral", "axial", "rotation", "tilt"):
         return over_draws(network, objects, diffusers, Misalignment(**{kind: size}), seed)
@@ -136,7 +136,7 @@ def _phases(height: np.ndarray, grid: Grid, material: Material) -> np.ndarray:
     return np.stack([phase_of(each, grid, material) for each in height])
 
 
-def _at_wavelength(network: DiffractiveNetwork, error: float, material: Material) -> DiffractiveNetwork:
+def _at_wavelength(network: DiffractiveNetwork, error: float | int, material: Material) -> DiffractiveNetwork:
     """The same reliefs under light of another wavelength; dispersion is left out."""
     grid = dataclasses.replace(network.grid, wavelength=network.grid.wavelength * (1 + error))
     other = DiffractiveNetwork(grid, network.geometry, method=network.method, pad=network.pad)

@@ -119,7 +119,7 @@ class _State:
     screens: np.ndarray
     epoch: int = 0
     step: int = 0
-    losses: list[tuple[float, float]] = field(default_factory=list)
+    losses: list[tuple[float | int, float | int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,8 +256,8 @@ def _epoch(job: _Job, state: _State, interrupted: Any, advance: Any) -> dict[str
 
 @functools.partial(jax.jit, static_argnames=("grid", "pad", "chunk", "mesh"), donate_argnums=(0, 1))
 def _step(
-    phases: Array, adam: Any, transfers: Array, batch: Batch, displacement: Any, weights: Weights, rate: float, *,
-    grid: Grid, pad: float, chunk: int, mesh: Mesh,
+    phases: Array, adam: Any, transfers: Array, batch: Batch, displacement: Any, weights: Weights, rate: float | int, *,
+    grid: Grid, pad: float | int, chunk: int, mesh: Mesh,
 ) -> tuple[Array, Any, Figures]:  # fmt: skip
     """One step of Adam: new phases, its state, loss and correlation."""
     if batch.fields is None:

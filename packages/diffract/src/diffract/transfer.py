@@ -21,11 +21,11 @@ Evanescent = Literal["auto", "decay", "drop"]
 
 def transfer_function(
     grid: Grid,
-    z: float,
+    z: float | int,
     method: Method = "auto",
-    pad: float = 2,
+    pad: float | int = 2,
     evanescent: Evanescent = "auto",
-    shift: tuple[float, float] = (0.0, 0.0),
+    shift: tuple[float | int, float | int] = (0.0, 0.0),
     dtype: Any = np.complex64,
 ) -> Complex[np.ndarray, "P Q"]:
     """The transfer function over a distance.
@@ -60,7 +60,7 @@ def transfer_function(
         method = best_method(grid, z, pad)
     if method not in _METHODS:
         raise ConfigError(f"method must be one of auto, {', '.join(_METHODS)}, got {method!r}")
-    decay = evanescent == "decay" or (evanescent == "auto" and z >= 0)
+    decay = evanescent == "decay" or (evanescent == "auto" and bool(z >= 0))
     window = grid.padded(pad)
     values = _METHODS[method](grid, window, z, decay)
     if shift != (0.0, 0.0):
@@ -68,7 +68,7 @@ def transfer_function(
     return values.astype(dtype)
 
 
-def shift_factor(window: Grid, shift: tuple[float, float]) -> Complex[np.ndarray, "P Q"]:
+def shift_factor(window: Grid, shift: tuple[float | int, float | int]) -> Complex[np.ndarray, "P Q"]:
     """What a lateral shift along y and x, m, does to a transform: no interpolation is needed."""
     along_y, along_x = (np.exp(-2j * np.pi * f * s) for f, s in zip((window.fy, window.fx), shift, strict=True))
     return along_y[:, None] * along_x
@@ -80,13 +80,13 @@ def longitudinal(window: Grid) -> tuple[Float[np.ndarray, "P Q"], Float[np.ndarr
     return np.sqrt(np.maximum(squared, 0)), np.sqrt(np.maximum(-squared, 0))
 
 
-def _asm(grid: Grid, window: Grid, z: float, decay: bool) -> np.ndarray:
+def _asm(grid: Grid, window: Grid, z: float | int, decay: bool) -> np.ndarray:
     frequency, rate = longitudinal(window)
     evanescent = np.exp(-2 * np.pi * z * rate) if decay else (rate == 0).astype(float)
     return np.exp(2j * np.pi * z * frequency) * evanescent
 
 
-def _blas(grid: Grid, window: Grid, z: float, decay: bool) -> np.ndarray:
+def _blas(grid: Grid, window: Grid, z: float | int, decay: bool) -> np.ndarray:
     within_y, within_x = (
         np.abs(f) <= largest_frequency(grid, side, z)
         for f, side in zip((window.fy, window.fx), window.shape, strict=True)
@@ -94,7 +94,7 @@ def _blas(grid: Grid, window: Grid, z: float, decay: bool) -> np.ndarray:
     return _asm(grid, window, z, decay) * (within_y[:, None] & within_x)
 
 
-def _rs(grid: Grid, window: Grid, z: float, decay: bool) -> np.ndarray:
+def _rs(grid: Grid, window: Grid, z: float | int, decay: bool) -> np.ndarray:
     for side, wide in zip(grid.shape, window.shape, strict=True):
         if wide < 2 * side - 1:
             raise SamplingError(f"rs needs a window of {2 * side - 1} pixels or more for {side}, got {wide}", "use pad=2")
@@ -105,13 +105,13 @@ def _rs(grid: Grid, window: Grid, z: float, decay: bool) -> np.ndarray:
     return np.conj(transfer) if z < 0 else transfer  # the way back is the conjugate of the way there
 
 
-def impulse_response(distance: np.ndarray, z: float, wavelength: float) -> np.ndarray:
+def impulse_response(distance: np.ndarray, z: float | int, wavelength: float | int) -> np.ndarray:
     """Field of a point source in the plane z, 1/m^2 (Rayleigh and Sommerfeld's first kind)."""
     amplitude = 1 / (2 * np.pi * distance) + 1 / (1j * wavelength)
     return z / distance**2 * amplitude * np.exp(2j * np.pi * distance / wavelength)
 
 
-def _fresnel(grid: Grid, window: Grid, z: float, decay: bool) -> np.ndarray:
+def _fresnel(grid: Grid, window: Grid, z: float | int, decay: bool) -> np.ndarray:
     wavelength = window.medium_wavelength
     squared = window.fy[:, None] ** 2 + window.fx**2
     return np.exp(2j * np.pi * z / wavelength - 1j * np.pi * wavelength * z * squared)

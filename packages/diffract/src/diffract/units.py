@@ -7,7 +7,7 @@ import re
 
 from diffract.errors import ConfigError
 
-Length = str | float
+Length = str | float | int
 """Text with a unit, or metres."""
 
 _UNITS = {"nm": 1e-9, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}

@@ -103,7 +103,7 @@ def _picture(lines: Any) -> bytes | str:
 
     kinds = list(dict.fromkeys(line.kind for line in lines))
     figure = Figure(figsize=(3 * min(4, len(kinds)), 2.6 * -(-len(kinds) // 4)), layout="constrained")
-    axes = figure.subplots(-(-len(kinds) // 4), min(4, len(kinds)), squeeze=False).ravel()
+    axes = figure.subplots(-(-len(kinds) // 4), min(4, len(kinds)), squeeze=False, sharey=True).ravel()
     for axis, kind in zip(axes, kinds, strict=False):
         own = [line for line in lines if line.kind == kind]
         scale, unit = (1e3, ", mm") if UNITS.get(kind) == "m" else (1, f", {UNITS[kind]}" if kind in UNITS else "")
