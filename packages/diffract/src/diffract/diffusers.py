@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from diffract.errors import ConfigError, SamplingWarning
 from diffract.geometries import Key
 from diffract.grids import Grid
 
+Phase = Float[Array, "... H W"] | Float[np.ndarray, "... H W"]
 LUO_DELTA_N = 0.74
 LUO_SIGMA, LUO_HEIGHT_STD, LUO_HEIGHT_MEAN = 4.0, 8.0, 25.0
 """Wavelengths: width of the smoothing kernel, deviation before smoothing, mean (Luo et al. 2022)."""
@@ -97,7 +98,7 @@ class RandomDiffuser:
             return _literal(key, n, rows, columns, mean, std)
         return _stationary(key, n, self.grid.shape, self.sigma / self.grid.pitch, self.rms_phase)
 
-    def height(self, phase: Float[Array, "*n H W"]) -> Float[Array, "*n H W"]:
+    def height(self, phase: Phase) -> Phase:
         """Relief of a screen, m, above the point of phase 0."""
         return phase * (self.grid.wavelength / (2 * np.pi * self.delta_n))
 
@@ -135,7 +136,7 @@ def _stationary(key: Key, n: int, shape: tuple[int, int], sigma: float | int, rm
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _literal(key: Key, n: int, rows: Array, columns: Array, mean: float | int, std: float | int) -> Array:
+def _literal(key: Key, n: int, rows: Any, columns: Any, mean: Any, std: Any) -> Array:
     noise = mean + std * jax.random.normal(key, (n, rows.shape[0], columns.shape[0]), jnp.float32)
     return jnp.einsum("ab,nbc,dc->nad", rows, noise, columns)
 

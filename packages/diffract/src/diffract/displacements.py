@@ -30,9 +30,10 @@ def displaced_transfers(
         displacement: of the M layers; diffuser and output stay.
         window: the padded grid.
     """
-    still = jnp.zeros((1, 2), displacement.lateral.dtype)
-    places = jnp.concatenate([still, displacement.lateral, still])
-    heights = jnp.concatenate([still[0, :1], displacement.axial, still[0, :1]])
+    lateral, axial = jnp.asarray(displacement.lateral), jnp.asarray(displacement.axial)
+    still = jnp.zeros((1, 2), lateral.dtype)
+    places = jnp.concatenate([still, lateral, still])
+    heights = jnp.concatenate([still[0, :1], axial, still[0, :1]])
     shifts, further = places[:-1] - places[1:], heights[1:] - heights[:-1]
     return [
         transfer * (_shifted(window, shifts[i]) * longer(window, further[i]))

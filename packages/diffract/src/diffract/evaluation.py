@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Inexact
 
 from diffract.errors import ConfigError, ShapeError
 from diffract.geometries import Displacement
@@ -19,6 +19,7 @@ from diffract.losses import pcc
 Real = Float[Array, "B H W"] | Float[np.ndarray, "B H W"]
 
 
+@runtime_checkable
 class Imager(Protocol):
     """A network or a baseline: what turns objects into fields before the diffuser, and fields behind it into images."""
 
@@ -66,7 +67,7 @@ class EvalTable:
 def evaluate(
     imager: Imager,
     objects: Real,
-    diffusers: Float[Array, "n H W"] | Float[np.ndarray, "n H W"] | None,
+    diffusers: Inexact[Array, "n h w"] | Inexact[np.ndarray, "n h w"] | None,
     *,
     displacement: Displacement | None = None,
     chunk: int = 32,

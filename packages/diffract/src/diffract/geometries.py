@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, PRNGKeyArray, UInt32
 
 from diffract.errors import ConfigError
 
@@ -73,10 +74,10 @@ class Displacement:
         tilt: about the x and the y axis, rad, [M, 2]; None where no layer is tilted.
     """
 
-    lateral: Float[Array, "M 2"]
-    axial: Float[Array, " M"]
-    rotation: Float[Array, " M"] | None = None
-    tilt: Float[Array, "M 2"] | None = None
+    lateral: Any
+    axial: Any
+    rotation: Any = None
+    tilt: Any = None
 
 
 @dataclass(frozen=True)

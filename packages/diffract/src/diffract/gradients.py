@@ -97,9 +97,11 @@ def _accumulated(
 ) -> tuple[Array, Figures]:  # fmt: skip
     """Mean over chunks of pairs, one after the other, of the gradient with respect to the transmittances."""
 
+    diffusers = jnp.exp(1j * batch.screens)
+
     def loss(layers: Array, pairs: Array) -> tuple[Array, Array]:
-        targets, screens = batch.targets[pairs[:, 0]], batch.screens[pairs[:, 1]]
-        field = batch.fields[pairs[:, 0]] * jnp.exp(1j * screens)
+        targets = batch.targets[pairs[:, 0]]
+        field = batch.fields[pairs[:, 0]] * diffusers[pairs[:, 1]]
         last = fields_behind(layers, path, field, displacement, grid, pad)[-1]
         output = last.real**2 + last.imag**2
         alike = pcc(output, targets).mean()

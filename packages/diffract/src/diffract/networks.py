@@ -128,7 +128,7 @@ def stacked_transfers(
 
 
 def diffused(
-    field: Complex[Array, "B H W"], diffusers: Float[Array, "n H W"] | Float[np.ndarray, "n H W"]
+    field: Complex[Array, "B H W"], diffusers: Inexact[Array, "n h w"] | Inexact[np.ndarray, "n h w"]
 ) -> Complex[Array, "B n H W"]:
     """Every field behind every diffuser.
 

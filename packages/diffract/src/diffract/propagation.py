@@ -104,19 +104,27 @@ def _passed(field: Array, transfer: Array, kinds: tuple[str, str]) -> Array:
 
 
 def _pruned(field: Array, transfer: Array, kinds: tuple[str, str]) -> Array:
-    """The operator without the rows that padding fills and cropping throws away: three quarters of the transforms."""
+    """The operator without the rows that padding fills and cropping throws away: three quarters of the transforms.
+
+    Transforms run along the last axis, so the sides are exchanged in between; columns go first, because then the
+    transfer function need not be turned over.
+    """
     H, W = field.shape[-2:]
     P, Q = transfer.shape
-    rows = _widened(field, Q)
-    columns = jnp.swapaxes(_transformed(rows, kinds[0]), -1, -2)
-    spectrum = _transformed(_widened(columns, P), kinds[0])
-    columns = _transformed(spectrum * transfer.T, kinds[1])[..., :H]
-    return _transformed(jnp.swapaxes(columns, -1, -2), kinds[1])[..., :W]
+    columns = _transformed(_turned(field), P, kinds[0])
+    spectrum = _transformed(_turned(columns), Q, kinds[0]) * transfer
+    rows = _transformed(spectrum, Q, kinds[1])[..., :W]
+    return _turned(_transformed(_turned(rows), P, kinds[1])[..., :H])
 
 
-def _widened(values: Array, width: int) -> Array:
-    return jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, width - values.shape[-1])])
+def _transformed(values: Array, length: int, kind: Any) -> Array:
+    """Along the last axis, filled up with zeros."""
+    missing = length - values.shape[-1]
+    if missing:
+        values = jnp.concatenate([values, jnp.zeros((*values.shape[:-1], missing), values.dtype)], -1)
+    return lax.fft(values, kind, (length,))
 
 
-def _transformed(values: Array, kind: Any) -> Array:
-    return lax.fft(values, kind, (values.shape[-1],))
+def _turned(values: Array) -> Array:
+    """Sides exchanged, in memory too: compilers would join this with what follows and read across the rows."""
+    return lax.optimization_barrier(jnp.swapaxes(values, -1, -2))

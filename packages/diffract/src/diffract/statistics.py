@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 from scipy.integrate import quad
 
 from diffract.diffusers import RandomDiffuser
@@ -17,7 +16,7 @@ from diffract.geometries import Key
 from diffract.grids import Grid
 
 Distance = Literal["physical", "paper_wrapped", "unwrapped"]
-Screens = Float[Array, "*n H W"] | Float[np.ndarray, "*n H W"]
+Screens = Float[Array, "... H W"] | Float[np.ndarray, "... H W"]
 FEWEST_POINTS = 3
 
 
@@ -69,8 +68,8 @@ def fitted_length(
 
 
 def diffuser_distance(
-    a: Screens, b: Screens, kind: Distance = "physical"
-) -> Float[Array, "*n"]:
+    a: Inexact[Any, "... H W"], b: Inexact[Any, "... h w"], kind: Distance = "physical"
+) -> Float[np.ndarray, "..."]:
     """Mean absolute phase difference over the pixels of two screens, rad; leading axes broadcast.
 
     Args:
@@ -83,19 +82,21 @@ def diffuser_distance(
     Raises:
         ShapeError: screens of different shape.
     """
-    a, b = jnp.asarray(a), jnp.asarray(b)
-    if a.shape[-2:] != b.shape[-2:] or jnp.iscomplexobj(a) or jnp.iscomplexobj(b):
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape[-2:] != b.shape[-2:] or np.iscomplexobj(a) or np.iscomplexobj(b):
         raise ShapeError(f"diffusers must be phases of one shape, got {a.shape} {a.dtype} and {b.shape} {b.dtype}")
     if kind == "physical":
-        difference = jnp.exp(1j * (a - b))
+        difference = np.exp(1j * (a - b))
         common = difference.mean((-2, -1), keepdims=True)
-        return jnp.abs(jnp.angle(difference * jnp.conj(common))).mean((-2, -1))
-    if kind == "paper_wrapped":
-        a, b = (-jnp.mod(-each + np.pi, 2 * np.pi) + np.pi for each in (a, b))
-    elif kind != "unwrapped":
-        raise ConfigError(f"kind must be physical, paper_wrapped or unwrapped, got {kind!r}")
-    a, b = (each - each.mean((-2, -1), keepdims=True) for each in (a, b))
-    return jnp.abs(a - b).mean((-2, -1))
+        apart = np.angle(difference * np.conj(common))
+    else:
+        if kind == "paper_wrapped":
+            a, b = (np.pi - np.mod(np.pi - each, 2 * np.pi) for each in (a, b))
+        elif kind != "unwrapped":
+            raise ConfigError(f"kind must be physical, paper_wrapped or unwrapped, got {kind!r}")
+        a, b = (each - each.mean((-2, -1), keepdims=True) for each in (a, b))
+        apart = a - b
+    return np.asarray(np.abs(apart).mean((-2, -1)))
 
 
 def expected_distance(diffuser: RandomDiffuser, kind: Distance = "physical") -> float:
@@ -124,7 +125,7 @@ def unique_bank(
     threshold: float | int = 1.0,
     kind: Distance = "physical",
     max_attempts: int = 1000,
-) -> Float[Array, "n H W"]:
+) -> Float[np.ndarray, "n H W"]:
     """Screens of which each is further than a threshold from every earlier one.
 
     Args:
@@ -138,16 +139,16 @@ def unique_bank(
     Raises:
         ConfigError: the threshold cannot be reached; says what is.
     """
-    drawn = diffuser.sample(key, n)
+    drawn = np.asarray(diffuser.sample(key, n))
     if threshold <= 0:
         return drawn
-    bank: list[Array] = []
+    bank: list[np.ndarray] = []
     for attempt in range(n + max_attempts):
-        one = drawn[attempt] if attempt < n else diffuser.sample(jax.random.fold_in(key, attempt), 1)[0]
-        if not bank or bool((diffuser_distance(jnp.stack(bank), one, kind) > threshold).all()):
+        one = drawn[attempt] if attempt < n else np.asarray(diffuser.sample(jax.random.fold_in(key, attempt), 1)[0])
+        if all(float(diffuser_distance(other, one, kind)) > threshold for other in bank):
             bank.append(one)
         if len(bank) == n:
-            return jnp.stack(bank)
+            return np.stack(bank)
     expected = expected_distance(diffuser, kind)
     most = "pi / 2 is the most that unrelated screens reach" if kind == "physical" else "lower the threshold"
     raise ConfigError(
