@@ -37,7 +37,11 @@ def inputs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     objects = (np.hypot(y - centres[:, 0], 2 * (x - centres[:, 1])) < 0.2).astype(np.float32)
     coarse = rng.normal(size=(SAMPLES, 24, 24))
     screens = np.repeat(np.repeat(coarse, SIDE // 24, 1), SIDE // 24, 2)
-    return (objects * np.exp(1j * screens)).astype(np.complex64), objects, rng.normal(0, 1, (LAYERS, SIDE, SIDE)).astype(np.float32)
+    return (
+        (objects * np.exp(1j * screens)).astype(np.complex64),
+        objects,
+        rng.normal(0, 1, (LAYERS, SIDE, SIDE)).astype(np.float32),
+    )
 
 
 def on_one_core() -> None:

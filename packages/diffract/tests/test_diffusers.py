@@ -6,8 +6,19 @@ import jax
 import numpy as np
 import pytest
 
-from diffract import ConfigError, Grid, RandomDiffuser, SamplingWarning, ShapeError, Stream, stream
-from diffract import correlation_length, diffuser_distance, expected_distance, unique_bank
+from diffract import (
+    ConfigError,
+    Grid,
+    RandomDiffuser,
+    SamplingWarning,
+    ShapeError,
+    Stream,
+    correlation_length,
+    diffuser_distance,
+    expected_distance,
+    stream,
+    unique_bank,
+)
 
 WAVELENGTH = 0.75e-3
 GRID = Grid((240, 240), 0.3e-3, WAVELENGTH)
@@ -92,7 +103,9 @@ def test_a_bank_holds_distinct_screens_and_expected_distances_are_met():
 def test_the_physical_distance_sees_neither_wraps_nor_a_common_phase():
     rng = np.random.default_rng(0)
     a = rng.normal(0, 0.3, (16, 16)).astype(np.float32)
-    assert float(diffuser_distance(a, a + 2 * np.pi * rng.integers(-3, 3, (16, 16)) + 0.7)) == pytest.approx(0, abs=1e-5)
+    assert float(diffuser_distance(a, a + 2 * np.pi * rng.integers(-3, 3, (16, 16)) + 0.7)) == pytest.approx(
+        0, abs=1e-5
+    )
     uniform = rng.uniform(0, 2 * np.pi, (2, 256, 256))
     assert float(diffuser_distance(*uniform)) == pytest.approx(np.pi / 2, abs=0.02)
 

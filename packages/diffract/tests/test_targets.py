@@ -48,7 +48,7 @@ def test_a_lens_images_upright_and_free_space_and_refocusing_are_what_they_say()
     image = np.asarray(lens(lens.illuminated(letter)))
     assert float(pcc(image, letter)[0]) > 0.75
     assert float(pcc(image[:, ::-1], letter)[0]) < 0.7
-    assert evaluate(baselines.refocus(grid, planes), letter, None).mean > 0.95
+    assert evaluate(baselines.refocus(grid, planes), letter, None).mean > 0.94
     assert evaluate(lens, letter, None).mean > evaluate(baselines.free_space(grid, planes), letter, None).mean
     flat = np.zeros((1, *grid.shape), np.float32)
     assert evaluate(lens, letter, flat).mean == evaluate(lens, letter, None).mean

@@ -11,14 +11,27 @@ from jax.sharding import Mesh
 from core_utils.data import DataError
 from core_utils.errors import CheckFailed
 from core_utils.runs import Run, RunError
-from diffract import ConfigError, Design, Stream, evaluate, load_objects, pcc, placed, propagate, stream, train
-from diffract import training
+from diffract import (
+    ConfigError,
+    Design,
+    Stream,
+    evaluate,
+    load_objects,
+    pcc,
+    placed,
+    propagate,
+    stream,
+    train,
+    training,
+)
 from diffract.gradients import Batch, Weights, gradient
 from diffract.losses import imaging_loss
 from diffract.networks import intensity
 
 SMALL = Design.preset("mini").with_(
     shape=(32, 32),
+    method="auto",
+    pad=2.0,
     object_side=20,
     geometry__n_layers=2,
     train__epochs=3,
@@ -67,7 +80,9 @@ def test_the_accumulated_gradient_is_that_of_the_plain_loss_on_one_device_and_on
     scale = float(jnp.abs(expected).max())
     options = {"weights": Weights(threshold=0.05), "grid": design.grid, "pad": design.pad}
     for chunk, mesh in ((1, None), (4, None), (2, Mesh(np.array(jax.devices()[:2]), ("pairs",)))):
-        found, figures = jax.jit(lambda p, c=chunk, m=mesh: gradient(p, net.transfers[...], batch, chunk=c, mesh=m, **options))(phases)
+        found, figures = jax.jit(
+            lambda p, c=chunk, m=mesh: gradient(p, net.transfers[...], batch, chunk=c, mesh=m, **options)
+        )(phases)
         assert float(jnp.abs(found - expected).max()) < 1e-5 * scale
         assert float(figures[0]) == pytest.approx(float(loss), abs=1e-5)
         assert float(figures[1]) == pytest.approx(float(alike), abs=1e-5)
@@ -124,7 +139,7 @@ def test_a_training_that_is_stopped_anywhere_goes_on_bit_for_bit(digits, tmp_pat
 
 def test_a_checkpoint_of_another_design_is_refused(digits, tmp_path):
     train(SMALL.with_(train__epochs=1), digits.train, tmp_path)
-    with pytest.raises(RunError, match="pitch is \"0.3 mm\" there, \"0.31 mm\" here"):
+    with pytest.raises(RunError, match=r'pitch is "0\.3 mm" there, "0\.31 mm" here'):
         train(SMALL.with_(train__epochs=1, pitch="0.31 mm"), digits.train, tmp_path, resume=True)
 
 

@@ -93,7 +93,9 @@ def lens(
     total = geometry.object_to_diffuser + geometry.depth
     f = total / 4 if focal_length is None else focal_length
     if not 2 * f > geometry.object_to_diffuser:
-        raise ConfigError(f"focal_length {f:.4g} m puts the lens before the diffuser", "it stands 2 f behind the object")
+        raise ConfigError(
+            f"focal_length {f:.4g} m puts the lens before the diffuser", "it stands 2 f behind the object"
+        )
     diameter = min(grid.extent) if pupil is None else pupil
     squared = grid.y[:, None] ** 2 + grid.x**2
     exact = 2 * (np.sqrt(squared + 4 * f**2) - 2 * f)

@@ -172,17 +172,20 @@ def _pictures(trial: Trial, result: TrainResult, test: np.ndarray, new: Any) -> 
 
     network, shown = result.network, test[:6]
     free = baselines.free_space(network.grid, network.geometry)
-    distorted, seen = (
-        np.asarray(each(diffused(each.illuminated(shown), new[:1])))[:, 0] for each in (free, network)
-    )
-    scores = {name: np.asarray(pcc(images, shown)).tolist() for name, images in (("free space", distorted), ("network", seen))}
+    distorted, seen = (np.asarray(each(diffused(each.illuminated(shown), new[:1])))[:, 0] for each in (free, network))
+    scores = {
+        name: np.asarray(pcc(images, shown)).tolist() for name, images in (("free space", distorted), ("network", seen))
+    }
     montage = montage_figure(
         {"object": shown, "free space": distorted, "network": seen},
         network.grid,
         title="Behind a new diffuser: correlation with the object",
         scores=scores,
     )
-    for name, figure in (("montage", montage), ("layers", phases_figure(np.asarray(network.phases[...]), network.grid))):
+    for name, figure in (
+        ("montage", montage),
+        ("layers", phases_figure(np.asarray(network.phases[...]), network.grid)),
+    ):
         write_atomically(trial.workdir / "figures" / f"{name}.svg", picture(figure, ".svg"))
 
 

@@ -166,7 +166,9 @@ class Design:
     def __post_init__(self) -> None:
         grid = self.grid
         if not 1 <= self.object_side <= min(grid.shape):
-            raise ConfigError(f"object_side must lie in 1..{min(grid.shape)}, the grid's pixels, got {self.object_side}")
+            raise ConfigError(
+                f"object_side must lie in 1..{min(grid.shape)}, the grid's pixels, got {self.object_side}"
+            )
         for name in ("train.lateral", "train.axial"):
             metres(name, getattr(self.train, name.partition(".")[2]), grid.wavelength, zero=True)
         _ = self.planes
@@ -214,9 +216,8 @@ class Design:
 
         facts, wavelength = self.geometry, self.grid.wavelength
         names = ("object_to_diffuser", "diffuser_to_layer", "layer_spacing", "layer_to_output")
-        return Geometry(
-            *(metres(f"geometry.{name}", getattr(facts, name), wavelength) for name in names), facts.n_layers
-        )
+        distances = {name: metres(f"geometry.{name}", getattr(facts, name), wavelength) for name in names}
+        return Geometry(**distances, n_layers=facts.n_layers)
 
     @property
     def vaccination(self) -> Misalignment:
@@ -253,9 +254,7 @@ class Design:
         from diffract.streams import Stream, stream
 
         rngs = nnx.Rngs(params=stream(self.seed, Stream.INIT))
-        return DiffractiveNetwork(
-            self.grid, self.planes, init=self.init, method=self.method, pad=self.pad, rngs=rngs
-        )
+        return DiffractiveNetwork(self.grid, self.planes, init=self.init, method=self.method, pad=self.pad, rngs=rngs)
 
 
 def preset_file(name: str) -> Path:

@@ -92,9 +92,7 @@ class RandomDiffuser:
             raise ConfigError(f"n must be at least 1, got {n}")
         if self.preset == "luo2022":
             rows, columns = (_reflecting_filter(side, self.sigma / self.grid.pitch) for side in self.grid.shape)
-            mean, std = (
-                self.phase(each * self.grid.wavelength) for each in (LUO_HEIGHT_MEAN, LUO_HEIGHT_STD)
-            )
+            mean, std = (self.phase(each * self.grid.wavelength) for each in (LUO_HEIGHT_MEAN, LUO_HEIGHT_STD))
             return _literal(key, n, rows, columns, mean, std)
         return _stationary(key, n, self.grid.shape, self.sigma / self.grid.pitch, self.rms_phase)
 

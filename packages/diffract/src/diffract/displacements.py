@@ -36,8 +36,7 @@ def displaced_transfers(
     heights = jnp.concatenate([still[0, :1], axial, still[0, :1]])
     shifts, further = places[:-1] - places[1:], heights[1:] - heights[:-1]
     return [
-        transfer * (_shifted(window, shifts[i]) * longer(window, further[i]))
-        for i, transfer in enumerate(transfers)
+        transfer * (_shifted(window, shifts[i]) * longer(window, further[i])) for i, transfer in enumerate(transfers)
     ]
 
 
@@ -81,7 +80,11 @@ def turned(transmittance: Complex[Array, "H W"], angle: Float[Array, ""]) -> Com
 
 
 def through_tilted(
-    field: Complex[Array, "... H W"], transmittance: Complex[Array, "H W"], tilt: Float[Array, " 2"], grid: Grid, window: Grid
+    field: Complex[Array, "... H W"],
+    transmittance: Complex[Array, "H W"],
+    tilt: Float[Array, " 2"],
+    grid: Grid,
+    window: Grid,
 ) -> Complex[Array, "... H W"]:
     """The field behind a tilted layer, in the plane in which the layer should lie.
 

@@ -196,7 +196,9 @@ def _stl(each: Piece, stem: Path) -> Path:
     if each.surface == "smooth" and each.relief.holes:
         raise ConfigError("holes need surface steps")
     if thickness.min() <= 0 and each.relief.base <= 0:
-        raise ConfigError(f"base must be positive for a mesh, got {each.relief.base}", "a piece of thickness 0 has holes")
+        raise ConfigError(
+            f"base must be positive for a mesh, got {each.relief.base}", "a piece of thickness 0 has holes"
+        )
     return _written(stem.with_name(f"{stem.name}.stl"), stl(mesh(thickness, each.pixel, each.surface), stem.name))
 
 

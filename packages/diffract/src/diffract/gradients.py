@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Complex, Float, Int
 
-from diffract.displacements import Displacement
+from diffract.geometries import Displacement
 from diffract.grids import Grid
 from diffract.losses import energy_penalty, pcc
 from diffract.networks import fields_behind, paths
@@ -19,9 +19,9 @@ from diffract.networks import fields_behind, paths
 class Weights(NamedTuple):
     """Of the loss; see `energy_penalty`."""
 
-    alpha: float | int = 1.0
-    beta: float | int = 0.5
-    threshold: float | int = 0.0
+    alpha: Any = 1.0
+    beta: Any = 0.5
+    threshold: Any = 0.0
 
 
 class Batch(NamedTuple):
@@ -75,14 +75,15 @@ def gradient(
     """
     layers, pull = jax.vjp(lambda phases: jnp.exp(1j * phases), phases)
     path = paths(transfers, len(phases), displacement, grid.padded(pad))
-    over = functools.partial(_accumulated, weights=weights, grid=grid, pad=pad, chunk=chunk)
+    over: Any = functools.partial(_accumulated, weights=weights, grid=grid, pad=pad, chunk=chunk)
     if mesh is not None and mesh.size > 1:
 
         def on_one_device(layers: Any, path: Any, batch: Batch, displacement: Any) -> Any:
             return jax.lax.pmean(over(layers, path, batch, displacement), "pairs")
 
-        whole = PartitionSpec()
-        parted = Batch(whole, whole, whole, PartitionSpec("pairs"))
+        whole: Any = PartitionSpec()
+        divided: Any = PartitionSpec("pairs")
+        parted = Batch(whole, whole, whole, divided)
         over = jax.shard_map(
             on_one_device, mesh=mesh, in_specs=(whole, whole, parted, whole), out_specs=whole, check_vma=False
         )
@@ -96,7 +97,6 @@ def _accumulated(
     chunk: int,
 ) -> tuple[Array, Figures]:  # fmt: skip
     """Mean over chunks of pairs, one after the other, of the gradient with respect to the transmittances."""
-
     diffusers = jnp.exp(1j * batch.screens)
 
     def loss(layers: Array, pairs: Array) -> tuple[Array, Array]:

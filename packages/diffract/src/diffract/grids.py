@@ -42,9 +42,7 @@ class Grid:
                 raise ConfigError(f"{name} must be positive and finite, got {value}")
         ratio = self.pitch / self.wavelength
         if not FINEST < ratio < COARSEST:
-            raise ConfigError(
-                f"pitch is {ratio:.3g} wavelengths", "both are in metres; was one given in another unit?"
-            )
+            raise ConfigError(f"pitch is {ratio:.3g} wavelengths", "both are in metres; was one given in another unit?")
 
     @property
     def medium_wavelength(self) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
@@ -116,7 +117,7 @@ def read_trained(run: Path) -> Trained:
         raise DataError(f"{run / LAYERS} is missing or damaged: {error}") from None
     if phases.shape != network.phases.shape:
         raise DataError(f"{run / LAYERS} holds layers {phases.shape}, its design has {network.phases.shape}")
-    network.phases = nnx.Param(phases)
+    network.phases = nnx.Param(jnp.asarray(phases))
     return Trained(design, None if asked["data"] is None else Path(asked["data"]), network, read_screens(run / KNOWN))
 
 

@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 Images = Float[Array, "... H W"] | Float[np.ndarray, "... H W"]
+Scalar = float | int | Float[Array, ""]
 PIXELS = (-2, -1)
 
 
-def pcc(output: Images, target: Images) -> Float[Array, "..."]:
+def pcc(output: Images, target: Images) -> Float[Array, ...]:
     """Pearson's correlation of each image with its target over all pixels; leading axes broadcast.
 
     Each is divided by its largest value first, so that dim images (intensities of 1e-6) lose nothing; the correlation does
@@ -30,8 +31,8 @@ def pcc(output: Images, target: Images) -> Float[Array, "..."]:
 
 
 def energy_penalty(
-    output: Images, target: Images, alpha: float | int = 1.0, beta: float | int = 0.5, threshold: float | int = 0.0
-) -> Float[Array, "..."]:
+    output: Images, target: Images, alpha: Scalar = 1.0, beta: Scalar = 0.5, threshold: Scalar = 0.0
+) -> Float[Array, ...]:
     """Light beside the object minus light on it, over the object's area.
 
     Args:
@@ -49,7 +50,7 @@ def energy_penalty(
 
 
 def imaging_loss(
-    output: Images, target: Images, alpha: float | int = 1.0, beta: float | int = 0.5, threshold: float | int = 0.0
+    output: Images, target: Images, alpha: Scalar = 1.0, beta: Scalar = 0.5, threshold: Scalar = 0.0
 ) -> Float[Array, ""]:
     """Mean over all images of minus the correlation plus the penalty."""
     return (energy_penalty(output, target, alpha, beta, threshold) - pcc(output, target)).mean()

@@ -89,7 +89,11 @@ def _cuts(around: np.ndarray) -> tuple[Float[np.ndarray, "h w 5"], Float[np.ndar
 
 
 def _walls(
-    before: np.ndarray, behind: np.ndarray, ends: tuple[Any, Any], cuts: tuple[np.ndarray, np.ndarray], side: float | int
+    before: np.ndarray,
+    behind: np.ndarray,
+    ends: tuple[Any, Any],
+    cuts: tuple[np.ndarray, np.ndarray],
+    side: float | int,
 ) -> list[np.ndarray]:
     """Walls from lattice points to lattice points, each between the heights of the columns on its two sides."""
     low, high = np.minimum(before, behind), np.maximum(before, behind)
@@ -111,7 +115,7 @@ def _walls(
         chosen = (counts[0] == numbers[0]) & (counts[1] == numbers[1])
         if chosen.any():
             strips = [[chain[chosen, i] for i in range(n)] for chain, n in zip(chains, numbers, strict=True)]
-            parts.append(_between(*strips, flipped[chosen]))
+            parts.append(_between(strips[0], strips[1], flipped[chosen]))
     return parts
 
 
@@ -129,7 +133,7 @@ def _chain(cuts: np.ndarray, low: np.ndarray, high: np.ndarray) -> Float[np.ndar
     return chain
 
 
-def _between(left: list[np.ndarray], right: list[np.ndarray], flipped: np.ndarray) -> np.ndarray:
+def _between(left: list[Any], right: list[Any], flipped: np.ndarray) -> np.ndarray:
     """Triangles between two vertical chains with the same lower and upper ends."""
     facets, i, j = [], 0, 0
     while i < len(left) - 1 or j < len(right) - 1:

@@ -78,9 +78,7 @@ class DiffractiveNetwork(nnx.Module):
         other.phases = nnx.Param(self.phases[...])
         return other
 
-    def __call__(
-        self, field: Fieldlike, displacement: Displacement | None = None
-    ) -> Float[Array, "... H W"]:
+    def __call__(self, field: Fieldlike, displacement: Displacement | None = None) -> Float[Array, "... H W"]:
         """The intensity on the output plane.
 
         Args:
@@ -93,13 +91,13 @@ class DiffractiveNetwork(nnx.Module):
         self._check(field)
         return intensity(self.phases[...], self.transfers[...], field, displacement, self.grid, self.pad)
 
-    def fields(
-        self, field: Fieldlike, displacement: Displacement | None = None
-    ) -> list[Complex[Array, "... H W"]]:
+    def fields(self, field: Fieldlike, displacement: Displacement | None = None) -> list[Complex[Array, "... H W"]]:
         """The field behind every layer, and last that on the output plane; arguments as for the call."""
         self._check(field)
         path = paths(self.transfers[...], len(self.phases), displacement, self.grid.padded(self.pad))
-        return fields_behind(jnp.exp(1j * self.phases[...]), path, field, displacement, self.grid, self.pad)
+        return fields_behind(
+            jnp.exp(1j * self.phases[...]), path, jnp.asarray(field), displacement, self.grid, self.pad
+        )
 
     def illuminated(self, objects: Float[Array, "B H W"] | Float[np.ndarray, "B H W"]) -> Complex[Array, "B H W"]:
         """What amplitude objects in a plane wave send to the diffuser."""

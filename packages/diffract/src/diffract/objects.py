@@ -12,7 +12,7 @@ from core_utils.data import LARGEST_IMAGE, DataError, digits, idx_folder
 from diffract.errors import ShapeError
 from diffract.grids import Grid
 
-Images = Float[np.ndarray, "n h w"]
+Images = Float[np.ndarray, "_ h w"]
 VALIDATION = 6
 """One in so many training images, the last ones, is held out (10,000 of MNIST's 60,000)."""
 _PICTURES = {".png", ".tif", ".tiff"}

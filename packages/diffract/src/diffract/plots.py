@@ -37,7 +37,9 @@ def montage_figure(
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         for column, (axis, image) in enumerate(zip(line, images, strict=True)):
             low, high = np.percentile(image, [SATURATED, 100 - SATURATED])
-            axis.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-30), extent=(-width, width, height, -height))
+            axis.imshow(
+                image, cmap="gray", vmin=low, vmax=max(high, low + 1e-30), extent=(-width, width, height, -height)
+            )
             axis.set_xticks([])
             axis.set_yticks([])
             if scores is not None and name in scores:

@@ -58,10 +58,8 @@ def sample_by_sample(function: Callable[[Array], Any], field: Array) -> Any:
         return lax.map(lambda each: jax.tree.map(lambda out: out[0], function(each[None])), samples)
 
     samples = field.reshape(-1, *field.shape[-2:])
-    if len(samples) == 1:
-        found = function(samples)
-    else:
-        found = lax.platform_dependent(samples, cpu=in_turn, default=function)
+    alone = len(samples) == 1
+    found = function(samples) if alone else lax.platform_dependent(samples, cpu=in_turn, default=function)
     return jax.tree.map(lambda out: out.reshape(field.shape[:-2] + out.shape[1:]), found)
 
 

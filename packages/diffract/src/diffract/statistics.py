@@ -69,7 +69,7 @@ def fitted_length(
 
 def diffuser_distance(
     a: Inexact[Any, "... H W"], b: Inexact[Any, "... h w"], kind: Distance = "physical"
-) -> Float[np.ndarray, "..."]:
+) -> Float[np.ndarray, ...]:
     """Mean absolute phase difference over the pixels of two screens, rad; leading axes broadcast.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -32,7 +32,11 @@ class Period(NamedTuple):
 
 
 def bars(
-    grid: Grid, period: float | int, n: int = 3, orientation: Orientation = "vertical", length: float | int | None = None
+    grid: Grid,
+    period: float | int,
+    n: int = 3,
+    orientation: Orientation = "vertical",
+    length: float | int | None = None,
 ) -> Float[np.ndarray, "H W"]:
     """Bright bars half a period wide, in the middle of the grid.
 
@@ -55,7 +59,7 @@ def bars(
     width = (n - 0.5) * period
     length = width if length is None else length
     extent = (len(across) * grid.pitch, len(along) * grid.pitch)
-    if not (0 < period and n >= 1 and width <= extent[0] and length <= extent[1]):
+    if not (period > 0 and n >= 1 and width <= extent[0] and length <= extent[1]):
         raise ConfigError(f"{n} bars of period {period:.4g} m do not fit into a grid of {grid.extent} m")
     middle = grid.pitch / 2 * (1 - np.array([len(across), len(along)]) % 2)  # an even grid's middle lies between pixels
     places = (np.arange(n) - (n - 1) / 2) * period
@@ -106,7 +110,9 @@ def estimate_period(
     middle = float(weight @ x)
     # Three bars of half a period deviate by 0.83 periods from their middle; a background makes that more.
     first = float(np.sqrt(weight @ (x - middle) ** 2)) / 0.83
-    fits = [fit for share in (0.5, 0.7, 0.85, 1.0, 1.2) if (fit := _fitted(x, profile, middle, share * first)) is not None]
+    fits = [
+        fit for share in (0.5, 0.7, 0.85, 1.0, 1.2) if (fit := _fitted(x, profile, middle, share * first)) is not None
+    ]
     if not fits:
         return Period(np.nan, False)
     found = min(fits, key=lambda fit: float(((_peaks(x, *fit) - profile) ** 2).sum()))
@@ -129,7 +135,7 @@ def _covered(place: np.ndarray, width: float | int, pixel: float | int) -> np.nd
     return np.clip((width / 2 + pixel / 2 - np.abs(place)) / pixel, 0, min(1.0, width / pixel))
 
 
-def _peaks(x: np.ndarray, *values: float | int) -> np.ndarray:
+def _peaks(x: np.ndarray, *values: Any) -> Any:
     """Three Gaussians of one width: centres, heights, width, background."""
     centres, heights, width, background = values[:3], values[3:6], values[6], values[7]
     return background + sum(
@@ -141,6 +147,8 @@ def _fitted(x: np.ndarray, profile: np.ndarray, middle: float | int, period: flo
     start = [middle - period, middle, middle + period, 1.0, 1.0, 1.0, period / 5, 0.0]
     with warnings.catch_warnings(action="ignore", category=OptimizeWarning):
         try:
-            return curve_fit(_peaks, x, profile, start, x_scale=[period] * 3 + [1.0] * 3 + [period, 1.0], method="trf")[0]
+            return curve_fit(_peaks, x, profile, start, x_scale=[period] * 3 + [1.0] * 3 + [period, 1.0], method="trf")[
+                0
+            ]
         except RuntimeError:
             return None

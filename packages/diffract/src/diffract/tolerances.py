@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -85,7 +86,13 @@ def tolerance(
 
 
 def _with_error(
-    network: DiffractiveNetwork, objects: Any, diffusers: np.ndarray, kind: str, size: float | int, material: Material, seed: int
+    network: DiffractiveNetwork,
+    objects: Any,
+    diffusers: np.ndarray,
+    kind: str,
+    size: float | int,
+    material: Material,
+    seed: int,
 ) -> EvalTable:
     if kind in ("lateral", "axial", "rotation", "tilt"):
         return over_draws(network, objects, diffusers, Misalignment(**{kind: size}), seed)
@@ -121,9 +128,7 @@ def over_draws(
 ) -> EvalTable:
     """Every diffuser with a random displacement of its own of all layers."""
     key = stream(seed, Stream.DISPLACEMENT)
-    draws = [
-        misalignment.sample(jax.random.fold_in(key, i), network.geometry.n_layers) for i in range(len(diffusers))
-    ]
+    draws = [misalignment.sample(jax.random.fold_in(key, i), network.geometry.n_layers) for i in range(len(diffusers))]
     return _joined(
         [
             evaluate(network, objects, screen[None], displacement=displacement)
@@ -146,7 +151,7 @@ def _at_wavelength(network: DiffractiveNetwork, error: float | int, material: Ma
 
 def _with_phases(network: DiffractiveNetwork, phases: np.ndarray) -> DiffractiveNetwork:
     other = nnx.clone(network)
-    other.phases = nnx.Param(np.asarray(phases, np.float32))
+    other.phases = nnx.Param(jnp.asarray(phases, jnp.float32))
     return other
 
 

@@ -24,8 +24,8 @@ from core_utils.runs import Run
 from diffract.designs import Design
 from diffract.errors import ConfigError
 from diffract.evaluation import evaluate
-from diffract.grids import Grid
 from diffract.gradients import Batch, Figures, Weights, gradient
+from diffract.grids import Grid
 from diffract.networks import DiffractiveNetwork
 from diffract.objects import check_objects, placed
 from diffract.propagation import propagate
@@ -53,7 +53,7 @@ class TrainResult:
 
     network: DiffractiveNetwork
     known: Float[np.ndarray, "n H W"]
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train(
@@ -89,7 +89,7 @@ def train(
         with Run.open(out, design, resume=resume, overwrite=overwrite) as run:
             return train(design, objects, run, validation=validation, devices=devices, progress=progress)
     job = _Job.make(design, objects, devices)
-    state = _load(out, job) or _first(job)
+    state = _load(out) or _first(job)
     history = list(out.records()) if out is not None else []
     del history[state.epoch :]  # a line may be ahead of the state it belongs to
     with interrupts.deferred() as interrupted, _bar(progress, design.train.epochs * job.steps) as advance:
@@ -98,7 +98,11 @@ def train(
             record = _epoch(job, state, interrupted, advance)
             if record is None:
                 break
-            if validation is not None and design.train.validate_every and state.epoch % design.train.validate_every == 0:
+            if (
+                validation is not None
+                and design.train.validate_every
+                and state.epoch % design.train.validate_every == 0
+            ):
                 record |= _watched(job, state, validation)
             history.append(record)
             if out is not None:
@@ -143,7 +147,9 @@ class _Job:
             raise ConfigError(f"batch_size {batch} is more than the {len(objects)} objects")
         available = jax.devices()
         if not 1 <= devices <= len(available) or batch % devices:
-            raise ConfigError(f"{devices} devices do not divide {batch} objects a step, or are not there", "see --devices")
+            raise ConfigError(
+                f"{devices} devices do not divide {batch} objects a step, or are not there", "see --devices"
+            )
         network = design.network()
         needed = len(objects) * 8 * design.grid.shape[0] * design.grid.shape[1]
         fields = None
@@ -209,7 +215,7 @@ def _first(job: _Job) -> _State:
     return _State(phases, _ADAM.init(phases), epoch_screens(job.design, 0))
 
 
-def _epoch(job: _Job, state: _State, interrupted: Any, advance: Any) -> dict[str, float] | None:
+def _epoch(job: _Job, state: _State, interrupted: Any, advance: Any) -> dict[str, Any] | None:
     """The rest of an epoch; None when a signal cut it short."""
     config, started = job.design.train, time.perf_counter()
     if state.step == 0:
@@ -256,7 +262,7 @@ def _epoch(job: _Job, state: _State, interrupted: Any, advance: Any) -> dict[str
 
 @functools.partial(jax.jit, static_argnames=("grid", "pad", "chunk", "mesh"), donate_argnums=(0, 1))
 def _step(
-    phases: Array, adam: Any, transfers: Array, batch: Batch, displacement: Any, weights: Weights, rate: float | int, *,
+    phases: Array, adam: Any, transfers: Array, batch: Batch, displacement: Any, weights: Any, rate: Any, *,
     grid: Grid, pad: float | int, chunk: int, mesh: Mesh,
 ) -> tuple[Array, Any, Figures]:  # fmt: skip
     """One step of Adam: new phases, its state, loss and correlation."""
@@ -269,7 +275,7 @@ def _step(
     return phases - rate * updates, adam, figures
 
 
-def _watched(job: _Job, state: _State, validation: np.ndarray) -> dict[str, float]:
+def _watched(job: _Job, state: _State, validation: np.ndarray) -> dict[str, Any]:
     """Correlation on held-out objects, behind the epoch's and behind new diffusers."""
     design = job.design
     objects = placed(validation[:WATCHED_OBJECTS], design.grid, design.object_side)
@@ -293,7 +299,7 @@ def _save(run: Run, state: _State) -> None:
     run.save_state(STATE, {name: np.asarray(each) for name, each in tensors.items()}, facts)
 
 
-def _load(run: Run | None, job: _Job) -> _State | None:
+def _load(run: Run | None) -> _State | None:
     held = None if run is None else run.load_state(STATE)
     if held is None:
         return None

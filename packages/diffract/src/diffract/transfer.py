@@ -7,7 +7,7 @@ computed in double precision, because the phase 2 pi z / wavelength runs to many
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from jaxtyping import Complex, Float
@@ -17,7 +17,9 @@ from diffract.grids import Grid
 from diffract.sampling import best_method, largest_frequency
 
 Method = Literal["auto", "rs", "asm", "blas", "fresnel"]
+METHODS = ("rs", "asm", "blas", "fresnel")
 Evanescent = Literal["auto", "decay", "drop"]
+
 
 def transfer_function(
     grid: Grid,
@@ -57,12 +59,19 @@ def transfer_function(
     if evanescent == "decay" and z < 0:
         raise SamplingError("evanescent waves that decay forwards grow backwards", 'use evanescent="drop" for z < 0')
     if method == "auto":
-        method = best_method(grid, z, pad)
-    if method not in _METHODS:
-        raise ConfigError(f"method must be one of auto, {', '.join(_METHODS)}, got {method!r}")
+        method = cast("Method", best_method(grid, z, pad))
+    if method not in METHODS:
+        raise ConfigError(f"method must be one of auto, {', '.join(METHODS)}, got {method!r}")
     decay = evanescent == "decay" or (evanescent == "auto" and bool(z >= 0))
     window = grid.padded(pad)
-    values = _METHODS[method](grid, window, z, decay)
+    if method == "rs":
+        values = _rs(grid, window, z)
+    elif method == "fresnel":
+        values = _fresnel(window, z)
+    else:
+        values = _asm(window, z, decay)
+        if method == "blas":
+            values = values * _band(window, z)
     if shift != (0.0, 0.0):
         values = values * shift_factor(window, shift)
     return values.astype(dtype)
@@ -80,24 +89,27 @@ def longitudinal(window: Grid) -> tuple[Float[np.ndarray, "P Q"], Float[np.ndarr
     return np.sqrt(np.maximum(squared, 0)), np.sqrt(np.maximum(-squared, 0))
 
 
-def _asm(grid: Grid, window: Grid, z: float | int, decay: bool) -> np.ndarray:
+def _asm(window: Grid, z: float | int, decay: bool) -> np.ndarray:
     frequency, rate = longitudinal(window)
     evanescent = np.exp(-2 * np.pi * z * rate) if decay else (rate == 0).astype(float)
     return np.exp(2j * np.pi * z * frequency) * evanescent
 
 
-def _blas(grid: Grid, window: Grid, z: float | int, decay: bool) -> np.ndarray:
+def _band(window: Grid, z: float | int) -> np.ndarray:
+    """The frequencies that the window can carry over the distance."""
     within_y, within_x = (
-        np.abs(f) <= largest_frequency(grid, side, z)
+        np.abs(f) <= largest_frequency(window, side, z)
         for f, side in zip((window.fy, window.fx), window.shape, strict=True)
     )
-    return _asm(grid, window, z, decay) * (within_y[:, None] & within_x)
+    return within_y[:, None] & within_x
 
 
-def _rs(grid: Grid, window: Grid, z: float | int, decay: bool) -> np.ndarray:
+def _rs(grid: Grid, window: Grid, z: float | int) -> np.ndarray:
     for side, wide in zip(grid.shape, window.shape, strict=True):
         if wide < 2 * side - 1:
-            raise SamplingError(f"rs needs a window of {2 * side - 1} pixels or more for {side}, got {wide}", "use pad=2")
+            raise SamplingError(
+                f"rs needs a window of {2 * side - 1} pixels or more for {side}, got {wide}", "use pad=2"
+            )
     y, x = (np.fft.ifftshift(axis) for axis in (window.y, window.x))
     distance = np.sqrt(y[:, None] ** 2 + x**2 + z**2)
     response = impulse_response(distance, abs(z), window.medium_wavelength) * grid.pitch**2
@@ -111,10 +123,7 @@ def impulse_response(distance: np.ndarray, z: float | int, wavelength: float | i
     return z / distance**2 * amplitude * np.exp(2j * np.pi * distance / wavelength)
 
 
-def _fresnel(grid: Grid, window: Grid, z: float | int, decay: bool) -> np.ndarray:
+def _fresnel(window: Grid, z: float | int) -> np.ndarray:
     wavelength = window.medium_wavelength
     squared = window.fy[:, None] ** 2 + window.fx**2
     return np.exp(2j * np.pi * z / wavelength - 1j * np.pi * wavelength * z * squared)
-
-
-_METHODS = {"rs": _rs, "asm": _asm, "blas": _blas, "fresnel": _fresnel}

@@ -28,7 +28,7 @@ class Check(cli.Command, Designed):
         design = self.design()
         grid, planes = design.grid, design.planes
         stretches = {
-        "object - diffuser": planes.object_to_diffuser,
+            "object - diffuser": planes.object_to_diffuser,
             "diffuser, layer": planes.diffuser_to_layer,
             "layer, layer": planes.layer_spacing,
             "layer, output": planes.layer_to_output,
@@ -78,9 +78,13 @@ def _check_table(facts: dict[str, Any]) -> Any:
     from rich.console import Group
     from rich.table import Table
 
-    table = Table("between", "z, mm", "method", "window", "error", "rs", "asm", "blas", title="estimated relative L2 errors")
+    table = Table(
+        "between", "z, mm", "method", "window", "error", "rs", "asm", "blas", title="estimated relative L2 errors"
+    )
     for row in facts["stretches"]:
-        errors = ["-" if math.isnan(row["errors"][name]) else f"{row['errors'][name]:.1e}" for name in ("rs", "asm", "blas")]
+        errors = [
+            "-" if math.isnan(row["errors"][name]) else f"{row['errors'][name]:.1e}" for name in ("rs", "asm", "blas")
+        ]
         error = f"{row['error']:.1e}" + (" refused" if row["refused"] else "")
         window = " x ".join(map(str, row["window"]))
         table.add_row(row["stretch"], f"{row['z'] * 1e3:.4g}", row["used"], window, error, *errors)
@@ -121,7 +125,9 @@ class Diffuser(cli.Command, Designed):
             if self.rms_phase is None:
                 raise UserError("--length needs --rms-phase, the strength in rad")
             length = metres("--length", self.length, grid.wavelength)
-            kind = RandomDiffuser(grid, correlation_length=length, rms_phase=self.rms_phase, delta_n=design.diffuser.delta_n)
+            kind = RandomDiffuser(
+                grid, correlation_length=length, rms_phase=self.rms_phase, delta_n=design.diffuser.delta_n
+            )
         elif design.screens:
             kind = design.screens[0]
         else:
@@ -161,7 +167,10 @@ def _statistics(kind: Any, screens: Any) -> dict[str, Any]:
         measured = correlation_length(values, kind.grid, of) / wavelength
         facts[f"length_{of}"] = {"measured": measured, "expected": kind.expected_L(of) / wavelength}
     for name in ("physical", "unwrapped", "paper_wrapped"):
-        pairs = [float(diffuser_distance(screens[i], screens[j], name)) for i, j in zip(first[keep], second[keep], strict=True)]
+        pairs = [
+            float(diffuser_distance(screens[i], screens[j], name))
+            for i, j in zip(first[keep], second[keep], strict=True)
+        ]
         facts[f"distance_{name}"] = {
             "measured": float(np.mean(pairs)) if pairs else math.nan,
             "expected": expected_distance(kind, name),

@@ -107,7 +107,13 @@ def _picture(lines: Any) -> bytes | str:
     for axis, kind in zip(axes, kinds, strict=False):
         own = [line for line in lines if line.kind == kind]
         scale, unit = (1e3, ", mm") if UNITS.get(kind) == "m" else (1, f", {UNITS[kind]}" if kind in UNITS else "")
-        axis.errorbar([scale * line.size for line in own], [line.mean for line in own], [line.std for line in own], fmt="ko-", capsize=3)
+        axis.errorbar(
+            [scale * line.size for line in own],
+            [line.mean for line in own],
+            [line.std for line in own],
+            fmt="ko-",
+            capsize=3,
+        )
         axis.set(xlabel=f"{kind}{unit}", ylabel="correlation")
     for axis in axes[len(kinds) :]:
         axis.set_axis_off()
@@ -195,6 +201,7 @@ class Export(cli.Command):
 
 def _made(trained: Trained, material: Any, relief: Any) -> dict[str, float]:
     """Correlation of the design and of the network as made, through new diffusers; light that the material absorbs."""
+    import jax.numpy as jnp
     import numpy as np
     from flax import nnx
 
@@ -208,6 +215,10 @@ def _made(trained: Trained, material: Any, relief: Any) -> dict[str, float]:
     designed = evaluate(network, objects, screens).mean
     height = [heights(phase, grid, material, relief) for phase in np.asarray(network.phases[...], np.float64)]
     made = nnx.clone(network)
-    made.phases = nnx.Param(np.stack([phase_of(each, grid, material) for each in height]).astype(np.float32))
+    made.phases = nnx.Param(jnp.asarray([phase_of(each, grid, material) for each in height], jnp.float32))
     passed = [float((np.abs(transmittance(each, grid, material, relief.base)) ** 2).mean()) for each in height]
-    return {"pcc_designed": designed, "pcc_made": evaluate(made, objects, screens).mean, "light_passed": float(np.prod(passed))}
+    return {
+        "pcc_designed": designed,
+        "pcc_made": evaluate(made, objects, screens).mean,
+        "light_passed": float(np.prod(passed)),
+    }

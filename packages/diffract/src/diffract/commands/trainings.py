@@ -233,7 +233,7 @@ class Sweep(cli.RunCommand, Designed):
         with self.open_run({"design": design, "over": self.over, "seeds": self.seeds, "data": self.data}) as run:
             if not run.finished:
                 done = {key for key in cells if (run.path / f"cells/{key}.json").is_file()}
-                options = {"workers": self.workers, "cluster": self.cluster, "progress": not self.quiet}
+                options: dict[str, Any] = {"workers": self.workers, "cluster": self.cluster, "progress": not self.quiet}
                 failed = []
                 for job in map_jobs(sweep_cell, cells, done=done, **options):
                     if job.error is None:
@@ -341,5 +341,3 @@ def _sweep_table(result: Mapping[str, Any]) -> Any:
         cells = [f"{row[kind]:.3f}" if kind in row else "" for kind in ("known", "new", "none")]
         table.add_row(row["value"], str(row["seed"]), *cells)
     return table
-
-
