@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_light_modulators_get_the_phase_in_the_middle_of_their_panel(tmp_path):
         values = np.asarray(picture)
     assert values.shape == (100, 120)
     shown = values[26 : 26 + 48 : 4, 30 : 30 + 60 : 4]
-    error = np.angle(np.exp(1j * (shown * 2 * np.pi / 256 - PHASES[0])))
+    error = np.angle(np.exp(1j * (shown * (2 * np.pi / 256) - PHASES[0])))
     assert np.abs(error).max() <= np.pi / 256 + 1e-9
     assert values[:26].max() == 0
     with pytest.raises(ConfigError, match=r"\(48, 60\) pixels do not fit on a panel of \(40, 40\)"):
@@ -149,7 +150,7 @@ def test_masks_hold_the_bits_of_the_levels(tmp_path):
         (lambda: Relief(step=0.0), "step must be positive"),
         (lambda: Relief(holes=1e-3), "need a frame"),
         (lambda: heights(PHASES[0], GRID, RESIN, Relief(step=2e-3)), "higher than a full wave"),
-        (lambda: export_layers(PHASES, GRID, None, RESIN, ["obj"]), "format must be one of stl, png16"),
+        (lambda: export_layers(PHASES, GRID, Path(), RESIN, ["obj"]), "format must be one of stl, png16"),
     ],
 )
 def test_what_cannot_be_made_is_refused(make, message):

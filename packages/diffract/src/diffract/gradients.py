@@ -75,11 +75,12 @@ def gradient(
     """
     layers, pull = jax.vjp(lambda phases: jnp.exp(1j * phases), phases)
     path = paths(transfers, len(phases), displacement, grid.padded(pad))
-    over: Any = functools.partial(_accumulated, weights=weights, grid=grid, pad=pad, chunk=chunk)
+    alone = functools.partial(_accumulated, weights=weights, grid=grid, pad=pad, chunk=chunk)
+    over: Any = alone
     if mesh is not None and mesh.size > 1:
 
         def on_one_device(layers: Any, path: Any, batch: Batch, displacement: Any) -> Any:
-            return jax.lax.pmean(over(layers, path, batch, displacement), "pairs")
+            return jax.lax.pmean(alone(layers, path, batch, displacement), "pairs")
 
         whole: Any = PartitionSpec()
         divided: Any = PartitionSpec("pairs")

@@ -91,7 +91,7 @@ def curves_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def lines_figure(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]], *, x: str, y: str, title: str
+    lines: Mapping[str, tuple[Sequence[Any], Sequence[Any], Sequence[Any]]], *, x: str, y: str, title: str
 ) -> Figure:
     """Means with deviations: name to places, means, deviations."""
     from matplotlib.figure import Figure

@@ -12,6 +12,7 @@ from diffract.errors import ConfigError
 from diffract.grids import Grid
 
 Map = Float[np.ndarray, "H W"]
+Printed = Float[np.ndarray, "rows columns"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def transmittance(height: Map, grid: Grid, material: Material, base: float | int
     return absorbed * np.exp(1j * phase_of(height, grid, material))
 
 
-def piece(height: Map, grid: Grid, material: Material, relief: Relief) -> Map:
+def piece(height: Map, grid: Grid, material: Material, relief: Relief) -> Printed:
     """Thickness of the whole piece as it is printed, m: with base, rim and holes, mirrored, turned, upsampled."""
     body = np.kron(height + relief.base, np.ones((relief.upsample, relief.upsample)))
     body = np.rot90(body[:, ::-1] if relief.mirror else body, relief.turns)
@@ -133,7 +134,7 @@ def piece(height: Map, grid: Grid, material: Material, relief: Relief) -> Map:
     return np.ascontiguousarray(framed)
 
 
-def body_of(thickness: Map, grid_pitch: float | int, relief: Relief) -> Map:
+def body_of(thickness: Printed, grid_pitch: float | int, relief: Relief) -> Map:
     """Undoes `piece`: the height above the base on the design's grid, m."""
     rim = round(relief.frame * relief.upsample / grid_pitch)
     body = thickness[rim : thickness.shape[0] - rim, rim : thickness.shape[1] - rim]

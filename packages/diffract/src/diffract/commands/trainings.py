@@ -83,7 +83,12 @@ class Evaluate(cli.Command):
         objects, periods = _objects(trained, self.objects, self.count)
         grid, planes = trained.design.grid, trained.design.planes
         imagers: dict[str, Any] = {"network": trained.network}
-        imagers |= {each.name: each for each in (baselines.free_space(grid, planes), baselines.lens(grid, planes))}
+        imagers["free space"] = baselines.free_space(grid, planes)
+        try:
+            lens = baselines.lens(grid, planes, **_lens_of(grid, planes))
+            imagers[lens.name] = lens
+        except UserError as error:
+            self.say(f"no lens to compare with: {error}")
         tables = {name: evaluate(imager, objects, screens) for name, imager in imagers.items()}
         write_atomically(self.out / "pcc.csv", _csv(tables))
         images = {name: _images(imager, objects[:8], screens) for name, imager in imagers.items()}
@@ -96,6 +101,13 @@ class Evaluate(cli.Command):
         if periods:
             result["periods"] = _periods(periods, images["network"], grid)
         self.show({**result, "out": self.out}, lambda: _evaluation_table(result))
+
+
+def _lens_of(grid: Any, planes: Any) -> dict[str, float]:
+    """The paper's lens where one of the network's length would stand before the diffuser."""
+    if planes.depth > planes.object_to_diffuser:
+        return {}
+    return {"focal_length": 145.6 * grid.wavelength, "pupil": 104 * grid.wavelength}
 
 
 def _screens(trained: Trained, text: str) -> np.ndarray | None:
