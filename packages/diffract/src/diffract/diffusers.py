@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from diffract.errors import ConfigError, SamplingWarning
 from diffract.geometries import Key
 from diffract.grids import Grid
 
-Phase = Float[Array, "... H W"] | Float[np.ndarray, "... H W"]
+Phase: TypeAlias = Float[Array, "... H W"] | Float[np.ndarray, "... H W"]
 LUO_DELTA_N = 0.74
 LUO_SIGMA, LUO_HEIGHT_STD, LUO_HEIGHT_MEAN = 4.0, 8.0, 25.0
 """Wavelengths: width of the smoothing kernel, deviation before smoothing, mean (Luo et al. 2022)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from diffract.errors import ConfigError, ShapeError
 from diffract.geometries import Displacement
 from diffract.losses import pcc
 
-Real = Float[Array, "B H W"] | Float[np.ndarray, "B H W"]
+Real: TypeAlias = Float[Array, "B H W"] | Float[np.ndarray, "B H W"]
 
 
 @runtime_checkable

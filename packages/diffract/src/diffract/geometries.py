@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, PRNGKeyArray, UInt32
 
 from diffract.errors import ConfigError
 
-Key = PRNGKeyArray | UInt32[Array, " 2"]
+Key: TypeAlias = PRNGKeyArray | UInt32[Array, " 2"]
 
 
 @dataclass(frozen=True)

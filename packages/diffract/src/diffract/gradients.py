@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
     pairs: Int[Array, "K 2"]
 
 
-Figures = tuple[Float[Array, ""], Float[Array, ""]]
+Figures: TypeAlias = tuple[Float[Array, ""], Float[Array, ""]]
 """Mean loss and mean correlation over the pairs."""
 
 

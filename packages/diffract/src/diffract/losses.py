@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-Images = Float[Array, "... H W"] | Float[np.ndarray, "... H W"]
-Scalar = float | int | Float[Array, ""]
+Images: TypeAlias = Float[Array, "... H W"] | Float[np.ndarray, "... H W"]
+Scalar: TypeAlias = float | int | Float[Array, ""]
 PIXELS = (-2, -1)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
 
 PINCH = 1e-3
 """Pixels by which columns that touch along an edge part."""
-Triangles = Float[np.ndarray, "n 3 3"]
+Triangles: TypeAlias = Float[np.ndarray, "n 3 3"]
 _RECORD = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from diffract.propagation import Fieldlike, propagate, sample_by_sample
 from diffract.sampling import TOLERABLE, VISIBLE, propagation_report
 from diffract.transfer import Method, transfer_function
 
-Phases = Float[Array, "M H W"]
+Phases: TypeAlias = Float[Array, "M H W"]
 
 
 class Transfers(nnx.Variable):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from core_utils.data import LARGEST_IMAGE, DataError, digits, idx_folder
 from diffract.errors import ShapeError
 from diffract.grids import Grid
 
-Images = Float[np.ndarray, "_ h w"]
+Images: TypeAlias = Float[np.ndarray, "_ h w"]
 VALIDATION = 6
 """One in so many training images, the last ones, is held out (10,000 of MNIST's 60,000)."""
 _PICTURES = {".png", ".tif", ".tiff"}

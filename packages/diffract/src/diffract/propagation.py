@@ -8,7 +8,7 @@ needed only where H itself is differentiated; compiled code drops it otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,8 @@ from diffract.errors import ShapeError
 PRUNED_FROM = 300**2
 """Pixels of a window from which leaving out empty rows saves more than the two transpositions that it takes."""
 
-Fieldlike = Inexact[Array, "... H W"] | Inexact[np.ndarray, "... H W"]
-Transfer = Complex[Array, "P Q"] | Complex[np.ndarray, "P Q"]
+Fieldlike: TypeAlias = Inexact[Array, "... H W"] | Inexact[np.ndarray, "... H W"]
+Transfer: TypeAlias = Complex[Array, "P Q"] | Complex[np.ndarray, "P Q"]
 
 
 def propagate(field: Fieldlike, transfer: Transfer) -> Complex[Array, "... H W"]:

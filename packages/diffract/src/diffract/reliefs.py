@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Array, Complex, Float
@@ -11,8 +12,8 @@ from jaxtyping import Array, Complex, Float
 from diffract.errors import ConfigError
 from diffract.grids import Grid
 
-Map = Float[np.ndarray, "H W"]
-Printed = Float[np.ndarray, "rows columns"]
+Map: TypeAlias = Float[np.ndarray, "H W"]
+Printed: TypeAlias = Float[np.ndarray, "rows columns"]
 
 
 @dataclass(frozen=True)

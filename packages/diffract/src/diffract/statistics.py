@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from diffract.geometries import Key
 from diffract.grids import Grid
 
 Distance = Literal["physical", "paper_wrapped", "unwrapped"]
-Screens = Float[Array, "... H W"] | Float[np.ndarray, "... H W"]
+Screens: TypeAlias = Float[Array, "... H W"] | Float[np.ndarray, "... H W"]
 FEWEST_POINTS = 3
 
 

@@ -103,7 +103,7 @@ class Evaluate(cli.Command):
         self.show({**result, "out": self.out}, lambda: _evaluation_table(result))
 
 
-def _lens_of(grid: Any, planes: Any) -> dict[str, float]:
+def _lens_of(grid: Any, planes: Any) -> dict[str, Any]:
     """The paper's lens where one of the network's length would stand before the diffuser."""
     if planes.depth > planes.object_to_diffuser:
         return {}
