@@ -243,9 +243,8 @@ def test_damaged_layers_are_named(program, trained, tmp_path):
     assert (code, "is not finished" in err) == (2, True)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGKILL, -9), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_a_training_that_is_ended_from_outside_goes_on_bit_for_bit(program, trained, tmp_path, number, code):
     words = ("train", *SMALL, "--set", "train.epochs=200", "--out", "cut", "--quiet", "--json")
     script = "import sys; from diffract.cli import main; sys.exit(main())"

@@ -131,6 +131,7 @@ def test_a_layer_turned_by_a_quarter_is_a_quarter_turned_layer():
     np.testing.assert_allclose(turned(layer, jnp.asarray(0.0)), layer, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tilting_an_empty_layer_changes_nothing_and_a_mirror_of_waves_is_met_where_it_stands():
     window = GRID.padded(2)
     field = field_of()

@@ -74,7 +74,7 @@ def test_a_lens_focuses_to_airys_radius():
     assert grid.x[96 + first] == pytest.approx(1.22 * WAVELENGTH * f / diameter, abs=1.2 * grid.pitch)
 
 
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(
     shape=st.tuples(st.integers(3, 12), st.integers(3, 12)), batch=st.integers(1, 3), seed=st.integers(0, 99),
     pruned=st.booleans(),
@@ -97,9 +97,8 @@ def test_any_shape_agrees_with_the_plain_formula_and_a_loop(shape, batch, seed, 
     np.testing.assert_allclose(found[0, 1], one, atol=1e-6)
 
 
-@pytest.mark.parametrize("pruned", [False, True])
-def test_gradients_of_field_and_transfer_function_equal_plain_autodiff(monkeypatch, pruned):
-    monkeypatch.setattr(module, "PRUNED_FROM", 0 if pruned else 2**40)
+def test_gradients_of_field_and_transfer_function_equal_plain_autodiff(monkeypatch):
+    monkeypatch.setattr(module, "PRUNED_FROM", 0)
     jax.clear_caches()
     rng = np.random.default_rng(1)
     field = jnp.asarray(rng.normal(size=(3, 12, 9)) + 1j * rng.normal(size=(3, 12, 9)), jnp.complex64)

@@ -133,6 +133,8 @@ def test_a_training_that_is_stopped_anywhere_goes_on_bit_for_bit(digits, tmp_pat
     resumed = train(design, digits.train, tmp_path / "cut", resume=True)
     assert len(calls) == 12
     assert bits(resumed) == bits(whole)
+    assert bits(train(design, digits.train, tmp_path / "cut")) == bits(whole)  # a finished run is read
+    assert len(calls) == 12
     without_time = [[{k: v for k, v in r.items() if k != "seconds"} for r in each.history] for each in (resumed, whole)]
     assert without_time[0] == without_time[1]
 

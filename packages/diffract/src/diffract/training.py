@@ -72,7 +72,7 @@ def train(
     Args:
         design: what and how.
         objects: amplitudes in [0, 1]; scaled and placed as the design says.
-        out: a run's folder, or a run that is open; None keeps nothing.
+        out: a run's folder, or a run that is open; None keeps nothing. A finished run is read, not repeated.
         validation: held-out objects to watch, where the design says how often.
         resume: go on with the unfinished run in `out`, bit for bit.
         overwrite: remove the run in `out`.
@@ -87,7 +87,10 @@ def train(
     check_objects(objects)
     if not isinstance(out, Run) and out is not None:
         with Run.open(out, design, resume=resume, overwrite=overwrite) as run:
-            return train(design, objects, run, validation=validation, devices=devices, progress=progress)
+            result = train(design, objects, run, validation=validation, devices=devices, progress=progress)
+            if not run.finished:
+                run.finish({"epochs": len(result.history), **result.history[-1]})
+            return result
     job = _Job.make(design, objects, devices)
     state = _load(out) or _first(job)
     history = list(out.records()) if out is not None else []
@@ -260,7 +263,7 @@ def _epoch(job: _Job, state: _State, interrupted: Any, advance: Any) -> dict[str
     return {**record, "seconds": time.perf_counter() - started}
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "pad", "chunk", "mesh"), donate_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnames=("grid", "pad", "chunk", "mesh"), donate_argnums=1)
 def _step(
     phases: Array, adam: Any, transfers: Array, batch: Batch, displacement: Any, weights: Any, rate: Any, *,
     grid: Grid, pad: float | int, chunk: int, mesh: Mesh,
