@@ -96,7 +96,7 @@ def test_memory_of_a_step_does_not_grow_with_the_number_of_pairs():
         batch = Batch(images + 0j, images, jnp.zeros((n, 32, 32)), jnp.asarray(pairs))
         step = jax.jit(lambda p, b: gradient(p, net.transfers[...], b, grid=SMALL.grid, pad=SMALL.pad))
         temporary.append(step.lower(net.phases[...], batch).compile().memory_analysis().temp_size_in_bytes)
-    assert temporary[1] - temporary[0] < 9 * 32 * 32 * 8  # the diffusers themselves
+    assert (temporary[1] - temporary[0]) / 7 < 2 * 32 * 32 * 8  # the diffuser itself, far from a window of 64 x 64
 
 
 def test_two_devices_train_as_one_does(digits):
@@ -121,7 +121,7 @@ def test_a_training_that_is_stopped_anywhere_goes_on_bit_for_bit(digits, tmp_pat
     def counted(*arguments, **options):
         calls.append(1)
         if len(calls) == stop:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
         return step(*arguments, **options)
 
     monkeypatch.setattr(training, "_step", counted)
