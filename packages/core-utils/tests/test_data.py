@@ -64,6 +64,13 @@ def test_digits_are_scikit_learns():
     split = digits()
     assert (len(split.x_train), len(split.x_test)) == (1437, 360)
     assert split.x_train[0, 0].tolist() == [0, 0, 5, 13, 9, 1, 0, 0]  # the first row of the data set's first image
+    code = "import sys; from core_utils.data import digits; digits(); assert 'sklearn' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    np.testing.assert_array_equal(np.concatenate([split.x_train, split.x_test]), bunch.images)
+    np.testing.assert_array_equal(np.concatenate([split.y_train, split.y_test]), bunch.target)
 
 
 def idx(array):
