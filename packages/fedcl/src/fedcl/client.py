@@ -125,9 +125,13 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.gamma = model, gamma_complexity
 
-    def forward(self, x: Float[Tensor, "B *image"], y: Int[Tensor, " B"]) -> Float[Tensor, ""]:
-        """The mean loss of a batch."""
-        loss = functional.cross_entropy(self.model(x), y)
+    def forward(self, x: Float[Tensor, "*K B *features"], y: Int[Tensor, "*K B"]) -> Float[Tensor, "*K"]:
+        """The mean loss of a batch, of which a student gets what its stem makes of images; of a stack, each client's."""
+        logits = self.model.tailored(x) if hasattr(self.model, "tailored") else self.model(x)  # type: ignore[operator]
+        if y.ndim == 1:
+            loss = functional.cross_entropy(logits, y)
+        else:
+            loss = functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view_as(y).mean(-1)
         return loss + self.gamma * self.model.complexity() if self.gamma else loss  # type: ignore[operator]
 
 
@@ -177,7 +181,7 @@ class Trainer:
         return model.eval()
 
     def images(self, client: int, task: int) -> tuple[Tensor, Tensor]:
-        """A client's images and labels of a task."""
+        """A client's images and labels of a task; of a student, what its frozen stem makes of the images."""
         return self._held(("train", client, task), lambda: self.scenario.client(client, task))
 
     def train(self, job: Job, theta: Theta) -> Reply:
@@ -194,11 +198,12 @@ class Trainer:
 
     def accuracy(self, task: int, theta: Theta) -> float:
         """Share of the task's test images that are classified right, the task being known."""
-        model = self.model(task, theta)
+        model: Any = self.model(task, theta)
         x, y = self._held(("test", task), lambda: self.scenario.test(task))
+        classify = getattr(model, "tailored", model)
         with torch.inference_mode():
             right = sum(
-                int((model(some).argmax(1) == labels).sum())
+                int((classify(some).argmax(1) == labels).sum())
                 for some, labels in zip(x.split(EVALUATED), y.split(EVALUATED), strict=True)
             )
         return right / len(y)
@@ -208,7 +213,11 @@ class Trainer:
             self._cache.move_to_end(key)
             return self._cache[key]
         subset = make()
-        tensors = torch.from_numpy(subset.x).to(self.device, self.dtype), torch.from_numpy(subset.y).to(self.device)
+        x, y = torch.from_numpy(subset.x).to(self.dtype), torch.from_numpy(subset.y).to(self.device)
+        model: Any = self.models[self.scenario.classes(key[-1])]
+        embed = getattr(model, "embed", lambda some: some)
+        with torch.no_grad():
+            tensors = torch.cat([embed(some.to(self.device)) for some in x.split(EVALUATED)]), y
         self._cache[key] = tensors
         self._room -= _bytes(tensors)
         while self._room < 0 and len(self._cache) > 1:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.func import functional_call, grad_and_value, vmap
+from torch import Tensor, nn
 
-from fedcl.client import Job, LocalTraining, Objective, Reply, Trainer, after_minus, batch_indices, decay_mask
+from fedcl.client import Job, LocalTraining, Reply, Trainer, after_minus, batch_indices, decay_mask
+from fedcl.engine.programs import program
 from fedcl.errors import ConfigError
 from fedcl.tensors import Layout, Theta, views
 
 
 class StackedEngine:
-    """Trains clients whose models and batches have equal shapes together, through `torch.func.vmap`.
+    """Trains clients whose models and batches have equal shapes together, as of `fedcl.engine.programs`.
 
     Replies equal the local engine's up to rounding, except where a model draws random numbers (dropout).
 
@@ -61,38 +60,30 @@ class StackedEngine:
 
 
 class _Stacked:
-    def __init__(self, model: torch.nn.Module, layout: Layout, training: LocalTraining) -> None:
+    """SGD on a stack; the arithmetic is that of a single client's."""
+
+    def __init__(self, model: nn.Module, layout: Layout, training: LocalTraining) -> None:
         self.layout, self.training = layout, training
-        objective = Objective(model, training.gamma_complexity)
-        self.objective = objective
+        self.program = program(model, layout, training.gamma_complexity)
         self.decays = decay_mask(model, layout, training.weight_decay)
-
-        def loss(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor) -> Any:
-            named = {f"model.{name}": value for name, value in {**parameters, **buffers}.items()}
-            return functional_call(objective, named, (x, y)), buffers
-
-        self.gradients = vmap(grad_and_value(loss, has_aux=True), randomness="different")
 
     def train(self, stack: Theta, data: list[tuple[Tensor, Tensor]], batches: Tensor) -> Tensor:
         """Trains the stack in place; mean loss of each client, [K]."""
-        self.objective.train()
-        parameters = views(stack.trained, self.layout.trained)
-        buffers = {**views(stack.averaged, self.layout.averaged), **views(stack.counted, self.layout.counted)}
-        weights, momentum, losses = list(parameters.values()), self.training.momentum, []
+        self.program.bind(stack)
+        weights, momentum = list(views(stack.trained, self.layout.trained).values()), self.training.momentum
         velocity: list[Tensor] | None = None
+        losses = []
         for step in range(batches.shape[1]):
             x = torch.stack([images[rows[step]] for (images, _), rows in zip(data, batches, strict=True)])
             y = torch.stack([labels[rows[step]] for (_, labels), rows in zip(data, batches, strict=True)])
-            found, (loss, after) = self.gradients(parameters, buffers, x, y)
-            for name, value in buffers.items():
-                if after[name] is not value:
-                    value.copy_(after[name])
-            gradients = [found[name] for name in parameters]
-            if self.decays is not None:
-                gradients = [g + d * w for g, d, w in zip(gradients, self.decays, weights, strict=True)]
-            if momentum:
-                velocity = gradients if velocity is None else torch._foreach_add(gradients, velocity, alpha=momentum)  # type: ignore[assignment]
-                gradients = velocity  # type: ignore[assignment]
-            torch._foreach_add_(weights, gradients, alpha=-self.training.lr)
+            gradients, loss = self.program.gradients(x, y)
+            with torch.no_grad():
+                if self.decays is not None:
+                    gradients = [g + d * w for g, d, w in zip(gradients, self.decays, weights, strict=True)]
+                if momentum:
+                    if velocity is not None:
+                        torch._foreach_add_(gradients, velocity, alpha=momentum)
+                    velocity = gradients
+                torch._foreach_add_(weights, gradients, alpha=-self.training.lr)
             losses.append(loss)
         return torch.stack(losses).mean(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ class Costs:
 
 
 def counted(module: nn.Module, shape: Sequence[int], name: str = "a layer") -> tuple[tuple[int, ...], int]:
-    """Output shape and multiply-adds of a module for one input of a shape, without computing anything.
+    """Output shape and multiply-adds of a module for one input of a shape.
 
     A convolution costs its weights times its output's pixels, batch normalisation two a value, a linear layer its
     weights and biases.
@@ -52,16 +51,19 @@ def counted(module: nn.Module, shape: Sequence[int], name: str = "a layer") -> t
         else:
             total += layer.weight.numel() + (0 if layer.bias is None else layer.bias.numel())
 
-    twin = copy.deepcopy(module).to("meta").eval()
-    for layer in twin.modules():
-        if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
-            layer.register_forward_hook(add)
-    dtype = next((parameter.dtype for parameter in twin.parameters()), torch.float32)
+    # Zeros are run through the module itself: on torch's meta device it would take seconds to load.
+    like = next(module.parameters(), torch.empty(0))
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear)]
+    hooks, training = [layer.register_forward_hook(add) for layer in layers], module.training
     try:
         with torch.no_grad():
-            output = twin(torch.empty((1, *shape), device="meta", dtype=dtype))
+            output = module.eval()(torch.zeros((1, *shape), device=like.device, dtype=like.dtype))
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{name} does not take features of shape {list(shape)}: {error}") from None
+    finally:
+        module.train(training)
+        for hook in hooks:
+            hook.remove()
     return tuple(output.shape[1:]), total
 
 
@@ -72,8 +74,8 @@ def reference_stem(image: Sequence[int], stem_output: Sequence[int]) -> int:
 
 
 def expected_complexity(
-    gates: Sequence[Float[Tensor, " paths"]], costs: Costs, mode: Literal["exact", "reference"] = "exact"
-) -> Float[Tensor, ""]:
+    gates: Sequence[Float[Tensor, "*K paths"]], costs: Costs, mode: Literal["exact", "reference"] = "exact"
+) -> Float[Tensor, "*K"]:
     """E = sum of c_lj (a_lj - in_q - out_l), where q is the layer that path (l, j) reads.
 
     c are multiply-adds over those of stem and blocks; in_q is the probability-like product of 1 - a over the paths into
@@ -90,18 +92,18 @@ def expected_complexity(
     """
     exact = mode == "exact"
     whole = (costs.stem if exact else costs.reference_stem) + sum(paths[0] for paths in costs.paths)
-    one = torch.ones((), dtype=gates[0].dtype, device=gates[0].device)
+    one = torch.ones_like(gates[0][..., 0])
     last = len(gates)
-    inputs = [one * (0 if exact else 1)] + [torch.prod(1 - gate) for gate in gates]
+    inputs = [one * (0 if exact else 1)] + [torch.prod(1 - gate, -1) for gate in gates]
     outputs = [one] * (last + 1)
     for layer, gate in enumerate(gates, start=1):
-        for j in range(len(gate)):
+        for j in range(gate.shape[-1]):
             source = layer - max(j, 1)
-            outputs[source] = outputs[source] * (1 - gate[j])
+            outputs[source] = outputs[source] * (1 - gate[..., j])
     outputs[last] = one * (0 if exact else 1)
     total = 0 * one
     for layer, (gate, paths) in enumerate(zip(gates, costs.paths, strict=True), start=1):
         for j, cost in enumerate(paths):
             source = layer - max(j, 1) if exact else layer - 1
-            total = total + cost / whole * (gate[j] - inputs[source] - outputs[layer])
+            total = total + cost / whole * (gate[..., j] - inputs[source] - outputs[layer])
     return total

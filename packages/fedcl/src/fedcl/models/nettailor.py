@@ -23,7 +23,7 @@ from torch.nn import functional
 from fedcl.errors import ConfigError
 from fedcl.models.backbones import Backbone, named_backbone, resnet_backbone
 from fedcl.models.complexity import Costs, counted, expected_complexity, reference_stem
-from fedcl.models.proxies import StatisticsOnce, make_proxy
+from fedcl.models.proxies import StatisticsOnce, make_proxies, proxy_costs, proxy_parameters
 
 Features = Float[Tensor, "B *features"]
 
@@ -69,18 +69,21 @@ class TailoredNet(nn.Module):
             nn.init.zeros_(self.classifier.bias)
         self.proxies, self.scores = nn.ModuleList(), nn.ParameterList()
         for layer in range(1, len(shapes)):
-            skips = range(1, min(max_skip, layer) + 1)
-            made = [make_proxy(backbone.proxy, shapes[layer - j], shapes[layer], (layer, j), options) for j in skips]
-            self.proxies.append(nn.ModuleList(made))
-            for j, proxy in zip(skips, made, strict=True):
-                self.costs.paths[layer - 1].append(counted(proxy, shapes[layer - j])[1])
+            sources = [shapes[layer - j] for j in range(1, min(max_skip, layer) + 1)]
+            self.proxies.append(make_proxies(backbone.proxy, sources, shapes[layer], layer, options))
+            self.costs.paths[layer - 1] += proxy_costs(self.proxies[-1], sources)  # type: ignore[arg-type]
             main, other = options["gate_init"]
-            self.scores.append(nn.Parameter(torch.tensor([main] + [other] * len(made))))
-            self.register_buffer(f"kept{layer}", torch.ones(len(made) + 1, dtype=torch.bool))
+            self.scores.append(nn.Parameter(torch.tensor([main] + [other] * len(sources))))
+            self.register_buffer(f"kept{layer}", torch.ones(len(sources) + 1, dtype=torch.bool))
         self.costs.head = counted(self.classifier, (shapes[-1][0],))[1]
         self.register_load_state_dict_post_hook(lambda module, _: module._note_kept())
         self._note_kept()
         self.train()
+
+    @property
+    def stackable(self) -> bool:
+        """Whether trained tensors and features may have a leading dimension of clients."""
+        return self.backbone.proxy == "vector" and isinstance(self.tail, nn.Identity)
 
     def train(self, mode: bool = True) -> Self:
         """Training mode for all but the backbone."""
@@ -90,7 +93,16 @@ class TailoredNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "B *image"]) -> Float[Tensor, "B n"]:
         """Logits of images; short batches are fine, but normalisation needs more than one value a channel."""
-        return self._classify(self._run(x)[-1])
+        return self.tailored(self.embed(x))
+
+    def embed(self, x: Float[Tensor, "B *image"]) -> Features:
+        """x_0, which no training changes: it can be computed once for each image."""
+        features: Tensor = self.backbone.stem(x)
+        return features
+
+    def tailored(self, embedded: Features) -> Float[Tensor, "B n"]:
+        """Logits of what `embed` gave."""
+        return self._classify(self._run(embedded)[-1])
 
     def features(
         self, x: Float[Tensor, "B *image"], detached: bool = True
@@ -103,10 +115,10 @@ class TailoredNet(nn.Module):
                 it trains this layer alone; running statistics are updated once all the same.
         """
         if not detached:
-            outputs = self._run(x)
+            outputs = self._run(self.embed(x))
             return self._classify(outputs[-1]), outputs[1:]
         hats: list[Tensor | None] = []
-        return self._classify(self._run(x, hats)[-1]), hats
+        return self._classify(self._run(self.embed(x), hats)[-1]), hats
 
     def gates(self) -> list[Float[Tensor, " paths"]]:
         """a_l of each layer, [n_l + 1]: sums to 1, 0 for what was pruned."""
@@ -157,7 +169,7 @@ class TailoredNet(nn.Module):
         if what == "flops":
             paths = sum(self.costs.paths[layer - 1][j] for layer, j in live)
             return self.costs.stem + paths + self.costs.head
-        proxies = sum(_parameters(self.proxies[layer - 1][j - 1]) for layer, j in live if j > 0)
+        proxies = sum(proxy_parameters(self.proxies[layer - 1], j) for layer, j in live if j > 0)  # type: ignore[arg-type]
         own = sum(len(kept) for kept in self._kept) + _parameters(self.classifier) + _parameters(self.tail) + proxies
         if what == "params":
             return own
@@ -185,9 +197,9 @@ class TailoredNet(nn.Module):
             raise ConfigError(f"the state belongs to another student: {', '.join(wrong[:5])}")
         self.load_state_dict(dict(state), strict=False)
 
-    def _run(self, x: Tensor, hats: list[Tensor | None] | None = None) -> list[Any]:
+    def _run(self, embedded: Tensor, hats: list[Tensor | None] | None = None) -> list[Any]:
         """x_0 to x_L; appends the detached twins of the others to `hats`."""
-        outputs: list[Any] = [self.backbone.stem(x)]
+        outputs: list[Any] = [embedded]
         for layer in range(1, len(self.scores) + 1):
             if not self._kept[layer - 1]:
                 outputs.append(None)
@@ -203,21 +215,20 @@ class TailoredNet(nn.Module):
         return outputs
 
     def _merged(self, layer: int, inputs: Sequence[Any], gate: Tensor) -> Tensor:
-        block, proxies = self.backbone.blocks[layer - 1], self.proxies[layer - 1]
-        paths = [
-            gate[j] * (block(inputs[layer - 1]) if j == 0 else proxies[j - 1](inputs[layer - j]))
-            for j in self._kept[layer - 1]
-        ]
+        kept, proxies = self._kept[layer - 1], self.proxies[layer - 1]
+        paths = proxies.weighted(inputs[layer - 1 :: -1], gate, [j for j in kept if j > 0])  # type: ignore[operator]
+        if 0 in kept:
+            paths.insert(0, gate[..., 0, None, None] * self.backbone.blocks[layer - 1](inputs[layer - 1]))
         return sum(paths[1:], paths[0])
 
     def _gate(self, layer: int) -> Tensor:
         scores, kept = self.scores[layer - 1], self._kept[layer - 1]
-        if len(kept) == len(scores):
-            return functional.softmax(scores, 0)
+        if len(kept) == scores.shape[-1]:
+            return functional.softmax(scores, -1)
         if not kept:
             return torch.zeros_like(scores)
         where = torch.tensor(kept, device=scores.device)
-        return torch.zeros_like(scores).index_put((where,), functional.softmax(scores[where], 0))
+        return torch.zeros_like(scores).index_copy(-1, where, functional.softmax(scores[..., list(kept)], -1))
 
     def _classify(self, x: Tensor) -> Tensor:
         x = self.tail(x)
