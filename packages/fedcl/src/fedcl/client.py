@@ -186,6 +186,11 @@ class Trainer:
 
     def train(self, job: Job, theta: Theta) -> Reply:
         """One client's round: the same job and tensors give the same reply."""
+        after, examples, metrics = self.fit(job, theta)
+        return Reply(job.client, job.task, job.round, after_minus(after, theta), examples, metrics)
+
+    def fit(self, job: Job, theta: Theta) -> tuple[Theta, int, dict[str, float]]:
+        """The tensors after a client's round, how many images it has, and its metrics."""
         x, y = self.images(job.client, job.task)
         batches = batch_indices(len(y), self.training.batch_size, job)
         working = self._working[self.scenario.classes(job.task)]
@@ -194,7 +199,7 @@ class Trainer:
         metrics = {"loss": loss}
         if job.evaluate:
             metrics["accuracy"] = self.accuracy(job.task, after)
-        return Reply(job.client, job.task, job.round, after_minus(after, theta), len(y), metrics)
+        return after, len(y), metrics
 
     def accuracy(self, task: int, theta: Theta) -> float:
         """Share of the task's test images that are classified right, the task being known."""

@@ -6,7 +6,7 @@ The update is the mean of `after - before`, a step in the direction of descent a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class ServerOptimizer:
         """As in a configuration: fedavg, fedavgm, fedadagrad, fedadam or fedyogi."""
         return type(self).__name__.lower()
 
-    def fresh(self) -> Self:
+    def fresh(self) -> ServerOptimizer:
         """An optimiser of the same settings without moments."""
         return type(self)(**self.settings)
 

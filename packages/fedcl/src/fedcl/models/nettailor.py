@@ -13,7 +13,7 @@ import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -85,7 +85,7 @@ class TailoredNet(nn.Module):
         """Whether trained tensors and features may have a leading dimension of clients."""
         return self.backbone.proxy == "vector" and isinstance(self.tail, nn.Identity)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> TailoredNet:
         """Training mode for all but the backbone."""
         super().train(mode)
         self.backbone.eval()

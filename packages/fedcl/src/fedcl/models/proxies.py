@@ -33,11 +33,11 @@ class StatisticsOnce(nn.BatchNorm2d):
 class MapProxies(nn.ModuleList):
     """A layer's proxies for feature maps, each a module."""
 
-    def weighted(self, inputs: Sequence[Tensor], gate: Tensor, kept: Sequence[int]) -> list[Tensor]:
+    def weighted(self, inputs: Sequence[Any], gate: Tensor, kept: Sequence[int]) -> list[Tensor]:
         """What the kept proxies give, times their gates.
 
         Args:
-            inputs: features that proxy 1, 2, ... read.
+            inputs: features that proxy 1, 2, ... read; None where a layer was pruned away.
             gate: a_l; its first value is the block's.
             kept: which proxies, from 1.
         """
@@ -62,7 +62,7 @@ class VectorProxies(nn.Module):
         self.second = nn.Parameter(torch.randn(count, hidden, width) * hidden**-0.5)
         self.second_bias = nn.Parameter(torch.zeros(count, width))
 
-    def weighted(self, inputs: Sequence[Tensor], gate: Tensor, kept: Sequence[int]) -> list[Tensor]:
+    def weighted(self, inputs: Sequence[Any], gate: Tensor, kept: Sequence[int]) -> list[Tensor]:
         """The sum of what the kept proxies give, times their gates; as of `MapProxies`.
 
         Gates multiply the inner features, which are few; the second layers are then one product over all proxies.
