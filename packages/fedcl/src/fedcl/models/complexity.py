@@ -74,7 +74,7 @@ def reference_stem(image: Sequence[int], stem_output: Sequence[int]) -> int:
 
 
 def expected_complexity(
-    gates: Sequence[Float[Tensor, "*K paths"]], costs: Costs, mode: Literal["exact", "reference"] = "exact"
+    gates: Sequence[Float[Tensor, "*K _"]], costs: Costs, mode: Literal["exact", "reference"] = "exact"
 ) -> Float[Tensor, "*K"]:
     """E = sum of c_lj (a_lj - in_q - out_l), where q is the layer that path (l, j) reads.
 

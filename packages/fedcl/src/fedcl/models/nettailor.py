@@ -120,7 +120,7 @@ class TailoredNet(nn.Module):
         hats: list[Tensor | None] = []
         return self._classify(self._run(self.embed(x), hats)[-1]), hats
 
-    def gates(self) -> list[Float[Tensor, " paths"]]:
+    def gates(self) -> list[Float[Tensor, "*K _"]]:
         """a_l of each layer, [n_l + 1]: sums to 1, 0 for what was pruned."""
         return [self._gate(layer) for layer in range(1, len(self.scores) + 1)]
 
