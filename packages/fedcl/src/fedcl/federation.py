@@ -253,7 +253,7 @@ class FederatedRun:
             RunError: the checkpoint is of other data or frozen weights.
         """
         tasks = range(self.scenario.num_tasks)
-        if run is None or not self._restore(run):
+        if run is None or not self.restore(run):
             self.untrained = np.array([self.trainer.accuracy(task, self.server.theta(task)) for task in tasks])
         for number in range(len(self.history), self.scenario.num_tasks * self.protocol.rounds):
             with interrupts.deferred():
@@ -367,7 +367,7 @@ class FederatedRun:
         facts = {"round": len(self.history), "failed_in_a_row": self._failed_in_a_row, **self._belongs}
         run.save_state(STATE, tensors, facts)
 
-    def _restore(self, run: Run) -> bool:
+    def restore(self, run: Run) -> bool:
         """Takes the newest whole checkpoint; rounds that were logged after it are dropped and run again."""
         found = run.load_state(STATE)
         if found is None:
