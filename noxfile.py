@@ -7,6 +7,7 @@ names belong to other people's projects there.
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import subprocess
 import tempfile
@@ -29,6 +30,8 @@ DIST = ROOT / "dist"
 GRACE = 60.0  # s that a program has to save after Ctrl-C; nox itself would kill it after half a second
 OLDEST = {"jethr2": "mujoco==3.17.0"}  # the oldest engine that a package supports, where the next one broke with it
 PINNED = ("-c", "constraints.txt", "--no-sources")
+# Containers like to set this; each of the tests' many processes would then compile torch's sources anew, for ten seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 scratch_folder = tempfile.TemporaryDirectory(prefix="nox-", ignore_cleanup_errors=True)
 SCRATCH = Path(scratch_folder.name)
 built: dict[str, str] = {}

@@ -147,9 +147,8 @@ def test_the_first_two_paths_read_the_same_features_and_activation_follows_the_m
     proxies, scores = net.proxies, [score.softmax(0) for score in net.scores]
 
     def proxy(layer, j, x):
-        p = proxies[layer - 1]
-        inner = torch.relu(x @ p.first[j - 1] + p.first_bias[j - 1])
-        return inner @ p.second[j - 1] + p.second_bias[j - 1]
+        p = proxies[layer - 1][j - 1]
+        return torch.relu(x @ p.first + p.first_bias) @ p.second + p.second_bias
 
     blocks = net.backbone.blocks
     x1 = torch.relu(scores[0][0] * blocks[0](x0) + scores[0][1] * proxy(1, 1, x0))

@@ -271,6 +271,11 @@ class FederatedRun:
         versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy")}
         return RunResult(self.accuracy, self.seen, self.untrained, self.history, self.config, versions)
 
+    def finished_state(self) -> dict[str, torch.Tensor]:
+        """The server's tensors and moments after all rounds."""
+        self.run()
+        return self.server.state()
+
     def _round(self, number: int) -> RoundRecord:
         started, protocol = time.perf_counter(), self.protocol
         phase, last = number // protocol.rounds, (number + 1) % protocol.rounds == 0

@@ -47,7 +47,7 @@ class ScenarioTable:
         allow_uneven: tasks may differ in their number of classes.
     """
 
-    dataset: str = "digits"
+    dataset: str = "garments"
     data: Path | None = None
     made: Path | None = None
     image_size: int | None = None

@@ -122,7 +122,7 @@ def partition_figure(counts: np.ndarray, title: str) -> str:
         axes.invert_yaxis()
         if task == 0:
             axes.set_ylabel("client")
-    figure.suptitle(_wrapped(title, 22 * tasks), fontsize="medium")
+    figure.suptitle(f"{_wrapped(title, 22 * tasks)} (a shade is a class of its task)", fontsize="medium")
     return svg(figure)
 
 
@@ -135,6 +135,8 @@ def _curves(groups: Sequence[Group]) -> Any:
         if len(group.curves) > 1:
             half = 100 * np.array([half_width(column) for column in group.curves.T])
             axes.fill_between(group.rounds, mean - half, mean + half, color=colour, alpha=0.2, linewidth=0)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0.0), min(high, 100.0))  # intervals of few seeds reach beyond what an accuracy can be
     axes.set(xlabel="round", ylabel="accuracy over tasks seen so far (%)")
     axes.set_title("Mean and 95 % interval over seeds", fontsize="medium")
     axes.legend(frameon=False, fontsize="small")

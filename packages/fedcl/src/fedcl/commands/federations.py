@@ -86,7 +86,13 @@ class Compare(cli.Command):
             write_atomically(self.out / "comparison.csv", "\n".join(lines) + "\n")
             write_atomically(self.out / "curves.svg", curves_figure(groups))
             write_atomically(self.out / "curves.png", curves_png(groups))
-        self.show(rows, None if self.json else lambda: _table(rows))
+        names = [name for name in rows[0] if f"{name} low" in rows[0]]
+        shown = [
+            {"runs": row["runs"], "n": row["n"]}
+            | {name: _shown({part: row[key] for part, key in _keys(name)}) for name in names}
+            for row in rows
+        ]
+        self.show(rows, None if self.json else lambda: _table(shown))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +229,13 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
+def _keys(name: str) -> tuple[tuple[str, str], ...]:
+    return ("mean", name), ("low", f"{name} low"), ("high", f"{name} high")
+
+
 def _shown(value: Any) -> str:
+    if isinstance(value, dict) and value["mean"] is None:
+        return ""
     if isinstance(value, dict):
         low, high = value["low"], value["high"]
         return f"{value['mean']:.4g}" + ("" if low is None else f" [{low:.4g}, {high:.4g}]")

@@ -23,7 +23,7 @@ from torch.nn import functional
 from fedcl.errors import ConfigError
 from fedcl.models.backbones import Backbone, named_backbone, resnet_backbone
 from fedcl.models.complexity import Costs, counted, expected_complexity, reference_stem
-from fedcl.models.proxies import StatisticsOnce, make_proxies, proxy_costs, proxy_parameters
+from fedcl.models.proxies import StatisticsOnce, fan_in, fan_out, make_proxy, proxy_cost
 
 Features = Float[Tensor, "B *features"]
 
@@ -70,8 +70,9 @@ class TailoredNet(nn.Module):
         self.proxies, self.scores = nn.ModuleList(), nn.ParameterList()
         for layer in range(1, len(shapes)):
             sources = [shapes[layer - j] for j in range(1, min(max_skip, layer) + 1)]
-            self.proxies.append(make_proxies(backbone.proxy, sources, shapes[layer], layer, options))
-            self.costs.paths[layer - 1] += proxy_costs(self.proxies[-1], sources)  # type: ignore[arg-type]
+            made = [make_proxy(backbone.proxy, s, shapes[layer], (layer, j), options) for j, s in enumerate(sources, 1)]
+            self.proxies.append(nn.ModuleList(made))
+            self.costs.paths[layer - 1] += [proxy_cost(proxy, s) for proxy, s in zip(made, sources, strict=True)]
             main, other = options["gate_init"]
             self.scores.append(nn.Parameter(torch.tensor([main] + [other] * len(sources))))
             self.register_buffer(f"kept{layer}", torch.ones(len(sources) + 1, dtype=torch.bool))
@@ -169,7 +170,7 @@ class TailoredNet(nn.Module):
         if what == "flops":
             paths = sum(self.costs.paths[layer - 1][j] for layer, j in live)
             return self.costs.stem + paths + self.costs.head
-        proxies = sum(proxy_parameters(self.proxies[layer - 1], j) for layer, j in live if j > 0)  # type: ignore[arg-type]
+        proxies = sum(_parameters(self.proxies[layer - 1][j - 1]) for layer, j in live if j > 0)  # type: ignore[index]
         own = sum(len(kept) for kept in self._kept) + _parameters(self.classifier) + _parameters(self.tail) + proxies
         if what == "params":
             return own
@@ -200,6 +201,7 @@ class TailoredNet(nn.Module):
     def _run(self, embedded: Tensor, hats: list[Tensor | None] | None = None) -> list[Any]:
         """x_0 to x_L; appends the detached twins of the others to `hats`."""
         outputs: list[Any] = [embedded]
+        inner = self._fanned(0, embedded)
         for layer in range(1, len(self.scores) + 1):
             if not self._kept[layer - 1]:
                 outputs.append(None)
@@ -210,16 +212,45 @@ class TailoredNet(nn.Module):
             if hats is not None:
                 with self._without_statistics():
                     inputs = [each if each is None else each.detach() for each in outputs]
-                    hats.append(functional.relu(self._merged(layer, inputs, gate)))
-            outputs.append(functional.relu(self._merged(layer, outputs, gate)))
+                    hats.append(functional.relu(self._merged(layer, inputs, gate, None)))
+            outputs.append(functional.relu(self._merged(layer, outputs, gate, inner)))
+            inner |= self._fanned(layer, outputs[-1])
         return outputs
 
-    def _merged(self, layer: int, inputs: Sequence[Any], gate: Tensor) -> Tensor:
+    def _merged(
+        self, layer: int, inputs: Sequence[Any], gate: Tensor, inner: dict[tuple[int, int], Tensor] | None
+    ) -> Tensor:
+        """o_l; `inner` holds the inner features of vector proxies, which are computed anew without it."""
         kept, proxies = self._kept[layer - 1], self.proxies[layer - 1]
-        paths = proxies.weighted(inputs[layer - 1 :: -1], gate, [j for j in kept if j > 0])  # type: ignore[operator]
+        skips = [j for j in kept if j > 0]
+        paths = []
         if 0 in kept:
-            paths.insert(0, gate[..., 0, None, None] * self.backbone.blocks[layer - 1](inputs[layer - 1]))
+            paths.append(gate[..., 0, None, None] * self.backbone.blocks[layer - 1](inputs[layer - 1]))
+        if self.backbone.proxy == "vector" and skips:
+            used = [proxies[j - 1] for j in skips]  # type: ignore[index]
+            if inner is None:
+                features = [fan_out(inputs[layer - j], [proxies[j - 1]])[0] for j in skips]  # type: ignore[index, list-item]
+            else:
+                features = [inner[layer, j] for j in skips]
+            share = gate[..., 1:] if len(skips) + 1 == gate.shape[-1] else gate[..., skips]
+            paths.append(fan_in(features, share, used))  # type: ignore[arg-type]
+        else:
+            paths += [gate[..., j, None, None] * proxies[j - 1](inputs[layer - j]) for j in skips]  # type: ignore[index]
         return sum(paths[1:], paths[0])
+
+    def _fanned(self, source: int, x: Tensor) -> dict[tuple[int, int], Tensor]:
+        """Inner features of the vector proxies that read x_source, by layer and skip."""
+        if self.backbone.proxy != "vector":
+            return {}
+        readers = [
+            (layer, layer - source)
+            for layer in range(source + 1, len(self.scores) + 1)
+            if layer - source in self._kept[layer - 1]
+        ]
+        if not readers:
+            return {}
+        proxies = [self.proxies[layer - 1][j - 1] for layer, j in readers]  # type: ignore[index]
+        return dict(zip(readers, fan_out(x, proxies), strict=True))  # type: ignore[arg-type]
 
     def _gate(self, layer: int) -> Tensor:
         scores, kept = self.scores[layer - 1], self._kept[layer - 1]

@@ -30,101 +30,71 @@ class StatisticsOnce(nn.BatchNorm2d):
         return super().forward(x)
 
 
-class MapProxies(nn.ModuleList):
-    """A layer's proxies for feature maps, each a module."""
+class VectorProxy(nn.Module):
+    """Two linear layers with ReLU between, for features [B, D]; tensors and features may have a dimension of clients.
 
-    def weighted(self, inputs: Sequence[Any], gate: Tensor, kept: Sequence[int]) -> list[Tensor]:
-        """What the kept proxies give, times their gates.
-
-        Args:
-            inputs: features that proxy 1, 2, ... read; None where a layer was pruned away.
-            gate: a_l; its first value is the block's.
-            kept: which proxies, from 1.
-        """
-        return [gate[j] * self[j - 1](inputs[j - 1]) for j in kept]
-
-
-class VectorProxies(nn.Module):
-    """A layer's proxies for features [B, D]: two linear layers with ReLU between.
-
-    Tensors and features may have a leading dimension of clients.
+    The layers of many proxies are joined by `fan_out` and `fan_in`, since one product of wide matrices takes less time
+    than several of narrow ones.
 
     Args:
-        count: of proxies.
         width: D.
         hidden: inner width.
     """
 
-    def __init__(self, count: int, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.first = nn.Parameter(torch.randn(count, width, hidden) * width**-0.5)
-        self.first_bias = nn.Parameter(torch.zeros(count, hidden))
-        self.second = nn.Parameter(torch.randn(count, hidden, width) * hidden**-0.5)
-        self.second_bias = nn.Parameter(torch.zeros(count, width))
-
-    def weighted(self, inputs: Sequence[Any], gate: Tensor, kept: Sequence[int]) -> list[Tensor]:
-        """The sum of what the kept proxies give, times their gates; as of `MapProxies`.
-
-        Gates multiply the inner features, which are few; the second layers are then one product over all proxies.
-        """
-        if not kept:
-            return []
-        tensors: tuple[Tensor, ...] = (self.first, self.first_bias, self.second, self.second_bias)
-        share = gate[..., 1:]
-        if len(kept) < share.shape[-1]:
-            rows = [j - 1 for j in kept]
-            tensors = (
-                self.first[..., rows, :, :],
-                self.first_bias[..., rows, :],
-                self.second[..., rows, :, :],
-                self.second_bias[..., rows, :],
-            )
-            share = share[..., rows]
-        first, first_bias, second, second_bias = tensors
-        products = [inputs[j - 1] @ first[..., row, :, :] for row, j in enumerate(kept)]
-        inner = functional.relu(torch.cat(products, -1) + first_bias.flatten(-2)[..., None, :])
-        scaled = inner * share.repeat_interleave(first_bias.shape[-1], -1)[..., None, :]
-        return [scaled @ second.flatten(-3, -2) + share[..., None, :] @ second_bias]
+        self.first = nn.Parameter(torch.randn(width, hidden) * width**-0.5)
+        self.first_bias = nn.Parameter(torch.zeros(hidden))
+        self.second = nn.Parameter(torch.randn(hidden, width) * hidden**-0.5)
+        self.second_bias = nn.Parameter(torch.zeros(width))
 
 
-def make_proxies(
-    kind: str, sources: Sequence[Sequence[int]], target: Sequence[int], layer: int, options: Mapping[str, Any]
-) -> MapProxies | VectorProxies:
-    """A layer's proxies.
+def fan_out(x: Float[Tensor, "*K B D"], readers: Sequence[VectorProxy]) -> list[Float[Tensor, "*K B h"]]:
+    """The inner features of all proxies that read the same features."""
+    weight = torch.cat([proxy.first for proxy in readers], -1)
+    bias = torch.cat([proxy.first_bias for proxy in readers], -1)
+    inner = functional.relu(x @ weight + bias[..., None, :])
+    return list(inner.split(readers[0].first.shape[-1], -1))
+
+
+def fan_in(
+    inner: Sequence[Float[Tensor, "*K B h"]], share: Float[Tensor, "*K n"], writers: Sequence[VectorProxy]
+) -> Float[Tensor, "*K B D"]:
+    """The sum of what a layer's proxies give, times their gates, which multiply the inner features since these are few."""
+    scaled = torch.cat(list(inner), -1) * share.repeat_interleave(inner[0].shape[-1], -1)[..., None, :]
+    weight = torch.cat([proxy.second for proxy in writers], -2)
+    bias = torch.stack([proxy.second_bias for proxy in writers], -2)
+    return scaled @ weight + share[..., None, :] @ bias
+
+
+def make_proxy(
+    kind: str, source: Sequence[int], target: Sequence[int], where: tuple[int, int], options: Mapping[str, Any]
+) -> nn.Module:
+    """A proxy from features of one shape to another.
 
     Args:
         kind: basic: 1 x 1 convolution and normalisation; bottleneck: two of them with ReLU between; vector: two linear
             layers with ReLU between.
-        sources: shapes of the features that proxy 1, 2, ... read, without the batch.
+        source: shape of the features it reads, without the batch.
         target: shape of those it adds to.
-        layer: from 1, for messages.
+        where: layer and skip, for messages.
         options: `divisor` and `hidden`.
 
     Raises:
         ConfigError: source and target do not fit.
     """
     if kind != "vector":
-        return MapProxies(
-            [_map_proxy(kind, source, target, (layer, j), options) for j, source in enumerate(sources, start=1)]
-        )
-    if len({tuple(shape) for shape in [*sources, target]}) > 1:
-        raise ConfigError(f"layer {layer} has {target[0]} features, its sources {[shape[0] for shape in sources]}")
-    return VectorProxies(len(sources), target[0], options["hidden"])
+        return _map_proxy(kind, source, target, where, options)
+    if tuple(source) != tuple(target):
+        raise ConfigError(f"layer {where[0]} has {target[0]} features, those {where[1]} back are {source[0]}")
+    return VectorProxy(target[0], options["hidden"])
 
 
-def proxy_costs(proxies: MapProxies | VectorProxies, sources: Sequence[Sequence[int]]) -> list[int]:
-    """Multiply-adds of each proxy for one image."""
-    if isinstance(proxies, VectorProxies):
-        one = sum(each[0].numel() for each in proxies.parameters())
-        return [one] * len(sources)
-    return [counted(proxy, source)[1] for proxy, source in zip(proxies, sources, strict=True)]
-
-
-def proxy_parameters(proxies: MapProxies | VectorProxies, j: int) -> int:
-    """How many parameters proxy j has, from 1."""
-    if isinstance(proxies, VectorProxies):
-        return sum(each[j - 1].numel() for each in proxies.parameters())
-    return sum(each.numel() for each in proxies[j - 1].parameters())
+def proxy_cost(proxy: nn.Module, source: Sequence[int]) -> int:
+    """Multiply-adds of a proxy for one image."""
+    if isinstance(proxy, VectorProxy):
+        return sum(each.numel() for each in proxy.parameters())
+    return counted(proxy, source)[1]
 
 
 def _map_proxy(
