@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from fedcl.errors import ScenarioError
 
 
+@runtime_checkable
 class Partition(Protocol):
     """Deals indices to clients."""
 

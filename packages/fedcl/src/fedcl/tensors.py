@@ -168,7 +168,7 @@ def views(vector: Tensor, entries: tuple[Entry, ...]) -> dict[str, Tensor]:
     if not entries:
         return {}
     pieces = vector.split([entry.size for entry in entries], dim=-1)
-    return {e.name: piece.view(*vector.shape[:-1], *e.shape) for e, piece in zip(entries, pieces, strict=True)}
+    return {e.name: piece.view((*vector.shape[:-1], *e.shape)) for e, piece in zip(entries, pieces, strict=True)}
 
 
 def head_of(model: nn.Module) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fedcl.client import Job, Reply
 from fedcl.tensors import Theta
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs a round's jobs."""
 

@@ -46,10 +46,15 @@ class Rewritten:
         self.parameters = [named[entry.name] for entry in layout.trained]
         self.layout = layout
 
-    def bind(self, stack: Theta) -> None:
-        """Lets the weights be views of a stack."""
-        for parameter, view in zip(self.parameters, views(stack.trained, self.layout.trained).values(), strict=True):
+    def bind(self, stack: Theta) -> list[Tensor]:
+        """Lets the weights be views of a stack, and gives them; whoever changes them changes the stack."""
+        weights = list(views(stack.trained, self.layout.trained).values())
+        for parameter, view in zip(self.parameters, weights, strict=True):
             parameter.data = view
+        return weights
+
+    def release(self, stack: Theta) -> None:
+        """The stack holds everything already."""
 
     def gradients(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
         """Of each tensor, [K, ...], and each client's loss, [K]."""
@@ -58,7 +63,7 @@ class Rewritten:
 
 
 class Vmapped:
-    """Any model, through vmap; buffers are updated in the stack.
+    """Any model, through vmap.
 
     Args:
         model: called as a function of its tensors.
@@ -82,11 +87,21 @@ class Vmapped:
         self._parameters: dict[str, Tensor] = {}
         self._buffers: dict[str, Tensor] = {}
 
-    def bind(self, stack: Theta) -> None:
-        """Takes the stack's tensors as the models'."""
+    def bind(self, stack: Theta) -> list[Tensor]:
+        """Copies of the stack's tensors, which gradients belong to: batch normalisation writes only to whole memory."""
         self.objective.train()
-        self._parameters = views(stack.trained, self.layout.trained)
-        self._buffers = {**views(stack.averaged, self.layout.averaged), **views(stack.counted, self.layout.counted)}
+        self._parameters = _whole(views(stack.trained, self.layout.trained))
+        self._buffers = _whole(self._buffers_of(stack))
+        return list(self._parameters.values())
+
+    def release(self, stack: Theta) -> None:
+        """Writes the tensors back."""
+        held = {**views(stack.trained, self.layout.trained), **self._buffers_of(stack)}
+        for name, value in {**self._parameters, **self._buffers}.items():
+            held[name].copy_(value)
+
+    def _buffers_of(self, stack: Theta) -> dict[str, Tensor]:
+        return {**views(stack.averaged, self.layout.averaged), **views(stack.counted, self.layout.counted)}
 
     def gradients(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
         """Of each tensor, [K, ...], and each client's loss, [K]."""
@@ -104,7 +119,9 @@ class Vmapped:
                 return self._program(*arguments)
             from torch.fx.experimental.proxy_tensor import make_fx
 
-            self._traced[shape] = make_fx(self._program)(*arguments)
+            # Tracing runs the program, which updates buffers: it gets copies.
+            copies = torch.utils._pytree.tree_map(torch.clone, arguments)
+            self._traced[shape] = make_fx(self._program)(*copies)
         with torch.no_grad():
             return self._traced[shape](*arguments)
 
@@ -138,6 +155,10 @@ def rewritable(model: nn.Module) -> bool:
     if hasattr(model, "stackable"):
         return bool(model.stackable)
     return isinstance(model, nn.Sequential) and all(map(rewritable, model.children()))
+
+
+def _whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
 
 
 def _replaced(model: nn.Module, name: str, module: nn.Module) -> nn.Module:

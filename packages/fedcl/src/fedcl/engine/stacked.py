@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fedcl.client import Job, LocalTraining, Reply, Trainer, after_minus, batch_indices, decay_mask
 from fedcl.engine.programs import program
 from fedcl.errors import ConfigError
-from fedcl.tensors import Layout, Theta, views
+from fedcl.tensors import Layout, Theta
 
 
 class StackedEngine:
@@ -63,14 +63,13 @@ class _Stacked:
     """SGD on a stack; the arithmetic is that of a single client's."""
 
     def __init__(self, model: nn.Module, layout: Layout, training: LocalTraining) -> None:
-        self.layout, self.training = layout, training
+        self.training = training
         self.program = program(model, layout, training.gamma_complexity)
         self.decays = decay_mask(model, layout, training.weight_decay)
 
     def train(self, stack: Theta, data: list[tuple[Tensor, Tensor]], batches: Tensor) -> Tensor:
         """Trains the stack in place; mean loss of each client, [K]."""
-        self.program.bind(stack)
-        weights, momentum = list(views(stack.trained, self.layout.trained).values()), self.training.momentum
+        weights, momentum = self.program.bind(stack), self.training.momentum
         velocity: list[Tensor] | None = None
         losses = []
         for step in range(batches.shape[1]):
@@ -86,4 +85,5 @@ class _Stacked:
                     velocity = gradients
                 torch._foreach_add_(weights, gradients, alpha=-self.training.lr)
             losses.append(loss)
+        self.program.release(stack)
         return torch.stack(losses).mean(0)

@@ -25,9 +25,6 @@ from fedcl.models.backbones import Backbone, named_backbone, resnet_backbone
 from fedcl.models.complexity import Costs, counted, expected_complexity, reference_stem
 from fedcl.models.proxies import StatisticsOnce, fan_in, fan_out, make_proxy, proxy_cost
 
-Features = Float[Tensor, "B *features"]
-
-
 @dataclass(frozen=True)
 class PruneReport:
     """What a pruning removed.
@@ -96,13 +93,13 @@ class TailoredNet(nn.Module):
         """Logits of images; short batches are fine, but normalisation needs more than one value a channel."""
         return self.tailored(self.embed(x))
 
-    def embed(self, x: Float[Tensor, "B *image"]) -> Features:
+    def embed(self, x: Float[Tensor, "B *image"]) -> Float[Tensor, "B *features"]:
         """x_0, which no training changes: it can be computed once for each image."""
         features: Tensor = self.backbone.stem(x)
         return features
 
-    def tailored(self, embedded: Features) -> Float[Tensor, "B n"]:
-        """Logits of what `embed` gave."""
+    def tailored(self, embedded: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Logits [B, n] of what `embed` gave; with stacked tensors [K, B, n] of [K, B, D]."""
         return self._classify(self._run(embedded)[-1])
 
     def features(
@@ -125,7 +122,7 @@ class TailoredNet(nn.Module):
         """a_l of each layer, [n_l + 1]: sums to 1, 0 for what was pruned."""
         return [self._gate(layer) for layer in range(1, len(self.scores) + 1)]
 
-    def complexity(self, mode: Literal["exact", "reference"] = "exact") -> Float[Tensor, ""]:
+    def complexity(self, mode: Literal["exact", "reference"] = "exact") -> Float[Tensor, "*K"]:
         """Expected multiply-adds relative to the backbone's, as of `expected_complexity`."""
         return expected_complexity(self.gates(), self.costs, mode)
 
