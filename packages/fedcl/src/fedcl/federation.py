@@ -226,7 +226,7 @@ class FederatedRun:
         self.layouts = {task: self.trainer.layout(task) for task in tasks}
         initial = {task: self.trainer.initial[scenario.classes(task)] for task in tasks}
         self.server = Server(self.layouts, initial, optimizer, protocol.scope)
-        self.engine = _engine(engine, self.trainer) if isinstance(engine, str) else engine
+        self.engine = engine_of(engine, self.trainer) if isinstance(engine, str) else engine
         self.seen = metrics.seen_tasks(scenario.orders)
         self.config = {
             "protocol": asdict(protocol),
@@ -407,7 +407,12 @@ def record_from(line: dict[str, Any]) -> RoundRecord:
     return RoundRecord(**{**line, **{name: math.nan for name in bad}})
 
 
-def _engine(name: str, trainer: Trainer) -> Engine:
+def engine_of(name: str, trainer: Trainer) -> Engine:
+    """The engine of that name.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
     if name == "local":
         from fedcl.engine.local import LocalEngine
 
