@@ -111,7 +111,6 @@ def flower_s_own_100() -> Callable[[], object]:
     """Flower's FedAdam and a ClientApp with the plain loop's training, on the same in-process nodes."""
     import logging
 
-    import numpy as np
     import torch
     from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
     from flwr.clientapp import ClientApp

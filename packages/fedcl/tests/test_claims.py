@@ -29,7 +29,9 @@ def test_figures_follow_from_the_federations(tmp_path, monkeypatch):
 
 
 def test_a_laboratory_gives_the_same_figures_again_and_others_for_another_seed(tmp_path):
-    one, again, other = (Laboratory(Trial(seed=s, workdir=tmp_path)).run("task", "fedavg", 1.0, rounds=1) for s in (0, 0, 1))
+    one, again, other = (
+        Laboratory(Trial(seed=s, workdir=tmp_path)).run("task", "fedavg", 1.0, rounds=1) for s in (0, 0, 1)
+    )
     assert one == pytest.approx(again, nan_ok=True, rel=0, abs=0)
     assert one["accuracy"] != other["accuracy"]
 

@@ -124,7 +124,9 @@ def test_a_sweep_is_a_grid_with_intervals_and_a_heat_map(program, tmp_path, monk
 
 
 def test_a_task_s_student_is_pruned_and_exported(runs, program, tmp_path):
-    code, out, _ = program("prune", "--run", runs / "fedyogi0", "--blocks", "1", "--steps", "5", "--out", "p.safetensors", "--json")
+    code, out, _ = program(
+        "prune", "--run", runs / "fedyogi0", "--blocks", "1", "--steps", "5", "--out", "p.safetensors", "--json"
+    )
     assert code == 0
     report = json.loads(out)
     assert len(report["main"]) == 1

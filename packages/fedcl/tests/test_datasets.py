@@ -68,7 +68,9 @@ def test_mini_imagenet_is_split_anew_within_each_class(tmp_path, layout):
     assert data.x.shape == (40, 3, 8, 8)
     assert (np.bincount(data.y) == 10).all()
     assert (np.bincount(data.y_test) == 2).all()
-    assert all(abs(int(image[0].mean()) - 60 * label) < 4 for image, label in zip(data.x_test, data.y_test, strict=True))
+    assert all(
+        abs(int(image[0].mean()) - 60 * label) < 4 for image, label in zip(data.x_test, data.y_test, strict=True)
+    )
     again = load_data("miniimagenet", tmp_path, image_size=8)
     assert (again.y == data.y).all()
 
@@ -142,7 +144,11 @@ def test_damaged_idx_files_are_named(tmp_path, damage):
     file = tmp_path / "train-images-idx3-ubyte"
     content = file.read_bytes()
     changed = {"magic": b"\1" + content[1:], "truncated": content[:-5], "gzip": gzip.compress(content)[:-9]}[damage]
-    message = {"magic": "is not an IDX file", "truncated": "has 795 bytes, its header asks for 800", "gzip": "cannot be read"}
+    message = {
+        "magic": "is not an IDX file",
+        "truncated": "has 795 bytes, its header asks for 800",
+        "gzip": "cannot be read",
+    }
     file.write_bytes(changed)
     with pytest.raises(DataError, match=f"train-images-idx3-ubyte {message[damage]}"):
         load_data("garments", tmp_path)

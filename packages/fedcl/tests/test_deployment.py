@@ -1,5 +1,6 @@
 """Apps, keys and processes of a deployment; the whole of it on loopback is marked slow."""
 
+import contextlib
 import json
 import os
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -97,24 +99,20 @@ def test_a_superlink_that_cannot_start_is_an_error_with_its_log_and_leaves_no_pr
     (tmp_path / "flower-superlink").write_text("#!/bin/sh\necho address already in use\nsleep 1\nexit 1\n")
     (tmp_path / "flower-superlink").chmod(0o755)
     monkeypatch.setattr("fedcl.deploy.local.program", lambda name: str(tmp_path / name))
-    with pytest.raises(DeployError, match="ended with code 1.*address already in use"):
-        deploy_local(tmp_path / "out", CONFIG, nodes=2, limit=30)
+    with pytest.raises(DeployError, match=r"ended with code 1.*address already in use"):
+        deploy_local(tmp_path / "out", CONFIG, nodes=2, limit=30.0)
     with pytest.raises(DeployError, match="is not empty"):
-        deploy_local(tmp_path / "out", CONFIG, nodes=2, limit=30)
+        deploy_local(tmp_path / "out", CONFIG, nodes=2, limit=30.0)
 
 
 def flower_processes(folder):
-    """Processes that mention a deployment's folder in their environment or command line."""
+    """Processes that mention a deployment's folder in their environment."""
     found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and int(entry) != os.getpid():
-            try:
-                with open(f"/proc/{entry}/environ", "rb") as environ, open(f"/proc/{entry}/cmdline", "rb") as line:
-                    text = environ.read() + line.read()
-            except OSError:
-                continue
-            if f"FLWR_HOME={folder}".encode() in text:
-                found.append(int(entry))
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if f"FLWR_HOME={folder}".encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
     return found
 
 
@@ -122,7 +120,7 @@ def flower_processes(folder):
 @pytest.mark.parametrize("tls", [True, False])
 def test_two_nodes_on_loopback_give_the_local_engine_s_run_and_leave_no_process(tmp_path, tls):
     folder = tmp_path / "deployment"
-    summary = deploy_local(folder, CONFIG, nodes=2, tls=tls, limit=500)
+    summary = deploy_local(folder, CONFIG, nodes=2, tls=tls, limit=500.0)
     assert flower_processes(folder) == []
     local = make_run(replace(CONFIG, run=replace(CONFIG.run, engine="local"))).run()
     assert summary.result["accuracy"] == pytest.approx(local.figures["accuracy"], abs=1e-6)
@@ -133,5 +131,3 @@ def test_two_nodes_on_loopback_give_the_local_engine_s_run_and_leave_no_process(
     scheme = (folder / "flwr/config.toml").read_text()
     assert ("root-certificates" in scheme) is tls
     assert ("insecure" in scheme) is not tls
-
-

@@ -58,7 +58,9 @@ def test_a_traced_program_gives_what_the_interpreted_one_does():
     trainer = Trainer(scenario(), convolutional, LocalTraining(30, batch_size=8, lr=0.05))
     jobs = [Job(client, 0, 0, 30) for client in range(3)]
     theta = trainer.initial[3]
-    long, serial = (list(engine.train(jobs, lambda _: theta)) for engine in (StackedEngine(trainer), LocalEngine(trainer)))
+    long, serial = (
+        list(engine.train(jobs, lambda _: theta)) for engine in (StackedEngine(trainer), LocalEngine(trainer))
+    )
     for one, other in zip(long, serial, strict=True):
         torch.testing.assert_close(one.update.trained, other.update.trained, rtol=0, atol=1e-5)
         torch.testing.assert_close(one.update.averaged, other.update.averaged, rtol=0, atol=1e-5)

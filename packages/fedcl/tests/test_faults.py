@@ -91,7 +91,10 @@ def test_a_second_reply_of_a_client_is_recorded_and_not_used():
 
 
 @settings(max_examples=15)
-@given(kinds=st.lists(st.sampled_from(sorted(set(REASONS) - {"stranger"})), min_size=1, max_size=3), scope=st.sampled_from(["task", "shared", "all"]))
+@given(
+    kinds=st.lists(st.sampled_from(sorted(set(REASONS) - {"stranger"})), min_size=1, max_size=3),
+    scope=st.sampled_from(["task", "shared", "all"]),
+)
 def test_replies_that_are_all_bad_never_change_anything(kinds, scope):
     def script(reply):
         (changed,) = broken(kinds[reply.client % len(kinds)])(replace(reply, client=1)) or [None]
@@ -158,7 +161,9 @@ def test_late_clients_are_dropped_or_give_what_they_have():
 
 
 def test_sampling_is_of_the_seed_and_the_round():
-    one, again, other = (federation(FedAvg(), data=scenario(clients=10), fraction=0.5, dropout=0.2, seed=s) for s in (0, 0, 1))
+    one, again, other = (
+        federation(FedAvg(), data=scenario(clients=10), fraction=0.5, dropout=0.2, seed=s) for s in (0, 0, 1)
+    )
     drawn = [[job.client for job in run._jobs(3, 0, False)[0]] for run in (one, again, other)]
     assert drawn[0] == drawn[1] != drawn[2]
     sizes = [len(one._jobs(number, 0, False)[0]) for number in range(100)]
@@ -223,7 +228,12 @@ def test_scopes_that_cannot_merge_are_refused():
         federation(FedAvg(), data=data, scope="all")
     assert federation(FedAvg(), data=data, scope="shared").run().accuracy.shape == (2, 2)
     with pytest.raises(ConfigError, match="scope shared merges all but the heads"):
-        federation(FedAvg(), lambda n: torch.nn.Sequential(torch.nn.Linear(5, n + 2), torch.nn.Linear(n + 2, n)), data, scope="shared")
+        federation(
+            FedAvg(),
+            lambda n: torch.nn.Sequential(torch.nn.Linear(5, n + 2), torch.nn.Linear(n + 2, n)),
+            data,
+            scope="shared",
+        )
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed", "krum", "multikrum"])
@@ -257,7 +267,9 @@ def test_robust_rules_on_small_numbers():
 
 @pytest.mark.parametrize(("fallback", "moves"), [("skip", False), ("mean", True)])
 def test_a_group_too_small_for_its_rule_falls_back_and_says_so(fallback, moves):
-    run = federation(FedAvg(), data=scenario(clients=2, order="same"), aggregator=Aggregator("median", fallback=fallback))
+    run = federation(
+        FedAvg(), data=scenario(clients=2, order="same"), aggregator=Aggregator("median", fallback=fallback)
+    )
     task = int(run.scenario.orders[0, 0])
     before = run.server.theta(task).trained.clone()
     record = run._round(0)
@@ -269,7 +281,9 @@ def test_a_group_too_small_for_its_rule_falls_back_and_says_so(fallback, moves):
 
 
 def test_privacy_bounds_what_a_client_can_do_and_adds_seeded_noise():
-    private = federation(FedAvg(), perceptron, scenario(clients=4, order="same"), rounds=1, privacy=Privacy(0.01), scope="all")
+    private = federation(
+        FedAvg(), perceptron, scenario(clients=4, order="same"), rounds=1, privacy=Privacy(0.01), scope="all"
+    )
     before = private.server.theta(0).trained.clone()
     private._round(0)
     moved = (private.server.theta(0).trained - before).norm()
@@ -312,5 +326,3 @@ def test_epsilon_is_the_smallest_over_orders():
 def test_settings_out_of_range_are_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
-
-

@@ -123,7 +123,9 @@ def test_flower_s_fixed_clipping_is_ours(scope, wrapper, caplog):
     theirs.engine = in_process(
         theirs.trainer, wrap=lambda strategy: wrap(strategy, 0.0, norm, 4), together=scope == "all", mods=mods
     )
-    ours = federation(FedAvg(), perceptron, scenario(clients=4, order="same"), rounds=1, scope=scope, privacy=Privacy(norm))
+    ours = federation(
+        FedAvg(), perceptron, scenario(clients=4, order="same"), rounds=1, scope=scope, privacy=Privacy(norm)
+    )
     record = theirs._round(0)
     ours._round(0)
     assert largest_difference(ours.server.state(), theirs.server.state()) < 1e-6
@@ -144,7 +146,9 @@ def test_stock_strategies_run_on_the_grid_unchanged():
     run = federation(FedAdam(0.1), data=scenario(clients=3, order="same"), rounds=1, scope="all")
     grid = InProcessGrid(make_client_app(lambda _: run.trainer), 3)
     layout, start = run.layouts[0], run.server.theta(0)
-    config = ConfigRecord({"task": int(run.scenario.orders[0, 0]), "round": 0, "steps": 4, "seed": 0, "evaluate": False})
+    config = ConfigRecord(
+        {"task": int(run.scenario.orders[0, 0]), "round": 0, "steps": 4, "seed": 0, "evaluate": False}
+    )
     strategy = TheirAdam(eta=0.1, fraction_evaluate=0.0)
     with flower_identity():
         result = strategy.start(grid, sent(start, layout), num_rounds=1, train_config=config, timeout=None)

@@ -256,7 +256,7 @@ def test_a_structure_that_does_not_fit_is_named():
         tailor(odd, num_classes=2, input_shape=(3, 8, 8))
     with pytest.raises(ConfigError, match="Linear has no conv1, so it is no ResNet"):
         tailor(nn.Linear(2, 2), num_classes=2)
-    with pytest.raises(ConfigError, match="blocks names 'body.9', which the network lacks"):
+    with pytest.raises(ConfigError, match=r"blocks names 'body.9', which the network lacks"):
         tailor(nn.Sequential(nn.Linear(2, 2)), num_classes=2, blocks=["body.9"])
     with pytest.raises(ConfigError, match=r"block 1 does not take features of shape \[5\]"):
         tailor(Backbone(nn.Linear(6, 5), [ScaledResidual(4)], "vector"), num_classes=2, input_shape=(6,))

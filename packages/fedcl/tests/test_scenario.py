@@ -76,7 +76,13 @@ def test_a_seed_decides_everything_and_each_stream_is_its_own():
 def test_bytes_are_normalised_by_channel():
     x = np.full((8, 3, 2, 2), 51, np.uint8)
     made = Scenario.from_arrays(
-        x, np.arange(8) % 2, x_test=x, y_test=np.arange(8) % 2, tasks=1, clients=1, normal=((0.1, 0.2, 0.0), (0.1, 0.5, 1.0))
+        x,
+        np.arange(8) % 2,
+        x_test=x,
+        y_test=np.arange(8) % 2,
+        tasks=1,
+        clients=1,
+        normal=((0.1, 0.2, 0.0), (0.1, 0.5, 1.0)),
     )
     image = made.client(0, 0).x[0]
     assert image.dtype == np.float32

@@ -63,7 +63,11 @@ def mean(deltas):
         ("fedavg", FedAvg(), mean),
         ("fedavgm", FedAvgM(1.0, 0.9), mean),
         ("median", FedAvg(), lambda deltas: median(torch.stack(deltas).flatten(1)).reshape(deltas[0].shape)),
-        ("trimmed", FedAvg(), lambda deltas: trimmed_mean(torch.stack(deltas).flatten(1), 0.2).reshape(deltas[0].shape)),
+        (
+            "trimmed",
+            FedAvg(),
+            lambda deltas: trimmed_mean(torch.stack(deltas).flatten(1), 0.2).reshape(deltas[0].shape),
+        ),
     ],
 )
 def test_golden_values(name, optimizer, merge):

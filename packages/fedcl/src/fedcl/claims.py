@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from core_utils.claims import Claim, Trial
 
 if TYPE_CHECKING:
+    from fedcl.scenario import Order
     from fedcl.server_opt import ServerOptimizer
 
 PAPER = "Venkatesha et al., 2022, arXiv 2203.13321, abstract"
@@ -107,7 +108,7 @@ class Laboratory:
 
         self.trial = trial
         self.make = student_of(miniature_backbone(trial.seed))
-        orders = ("random", "same")
+        orders: tuple[Order, ...] = ("random", "same")
         self.scenarios = {
             order: miniature_scenario(trial.seed, order=order, data=trial.data, **scenario) for order in orders
         }
@@ -119,7 +120,7 @@ class Laboratory:
         optimizer: str,
         server_lr: float,
         *,
-        order: str = "random",
+        order: Order = "random",
         steps: int = 10,
         rounds: int | None = None,
         lr: float = 0.02,

@@ -56,7 +56,9 @@ def compared(runs: Sequence[tuple[Path, JobConfig, dict[str, Any]]]) -> list[Gro
     varying = [key for key in flat[0] if len({json.dumps(each[key]) for each in flat}) > 1]
     members: dict[str, list[int]] = {}
     for index, each in enumerate(flat):
-        members.setdefault(", ".join(f"{key.partition('.')[2]}={each[key]}" for key in varying) or "all", []).append(index)
+        members.setdefault(", ".join(f"{key.partition('.')[2]}={each[key]}" for key in varying) or "all", []).append(
+            index
+        )
     groups = []
     for label, indices in members.items():
         if len({seeds[index] for index in indices}) < len(indices):

@@ -82,7 +82,7 @@ class Protocol:
     dropout: float = 0.0
     straggler: Straggler | None = None
     weights: Literal["examples", "uniform"] = "examples"
-    aggregator: Aggregator = Aggregator()
+    aggregator: Aggregator = field(default_factory=Aggregator)
     privacy: Privacy | None = None
     max_update_norm: float | None = None
     norm_policy: Literal["clip", "reject"] = "clip"
@@ -216,7 +216,7 @@ class FederatedRun:
         *,
         engine: Literal["local", "stacked", "flwr"] | Engine = "local",
         training: LocalTraining = LocalTraining(),  # noqa: B008 -- frozen
-        protocol: Protocol = Protocol(),  # noqa: B008 -- frozen
+        protocol: Protocol = Protocol(),
         device: str = "cpu",
         trainer: Trainer | None = None,
     ) -> None:
@@ -228,7 +228,7 @@ class FederatedRun:
         self.server = Server(self.layouts, initial, optimizer, protocol.scope)
         self.engine = engine_of(engine, self.trainer) if isinstance(engine, str) else engine
         self.seen = metrics.seen_tasks(scenario.orders)
-        self.config = {
+        self.config: dict[str, Any] = {
             "protocol": asdict(protocol),
             "training": asdict(training),
             "optimizer": {"name": optimizer.name, **optimizer.settings},
@@ -382,7 +382,9 @@ class FederatedRun:
         for name, expected in self._belongs.items():
             if facts.get(name) != expected:
                 raise RunError(f"the checkpoint in {run.path} is of another {name}", "name a new folder")
-        self.server.load({name: torch.from_numpy(value.copy()).to(self.trainer.device) for name, value in tensors.items()})
+        self.server.load(
+            {name: torch.from_numpy(value.copy()).to(self.trainer.device) for name, value in tensors.items()}
+        )
         self.accuracy, self.untrained = tensors["accuracy"].copy(), tensors["untrained"].copy()
         self._failed_in_a_row = facts["failed_in_a_row"]
         self._cut_log(run, facts["round"])
@@ -391,7 +393,7 @@ class FederatedRun:
 
     @property
     def _belongs(self) -> dict[str, str]:
-        return {name: self.config[name] for name in ("scenario", "frozen")}
+        return {name: str(self.config[name]) for name in ("scenario", "frozen")}
 
     @staticmethod
     def _cut_log(run: Run, rounds: int) -> None:
@@ -404,7 +406,7 @@ class FederatedRun:
 def record_from(line: dict[str, Any]) -> RoundRecord:
     """The record that a line of `log.jsonl` holds."""
     bad = line.pop("non_finite", [])
-    return RoundRecord(**{**line, **{name: math.nan for name in bad}})
+    return RoundRecord(**{**line, **dict.fromkeys(bad, math.nan)})
 
 
 def engine_of(name: str, trainer: Trainer) -> Engine:

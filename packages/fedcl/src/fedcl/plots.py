@@ -11,7 +11,13 @@ import numpy as np
 from core_utils.figures import rendered, svg
 from fedcl.comparison import Group, half_width
 
-STYLES = (("#0072b2", "-", "o"), ("#d55e00", "--", "^"), ("#009e73", "-.", "s"), ("#cc79a7", ":", "D"), ("#555555", "-", "v"))
+STYLES = (
+    ("#0072b2", "-", "o"),
+    ("#d55e00", "--", "^"),
+    ("#009e73", "-.", "s"),
+    ("#cc79a7", ":", "D"),
+    ("#555555", "-", "v"),
+)
 """Colour (safe for colour-blind readers), line and marker, so that series differ in black and white, too."""
 
 
@@ -131,7 +137,14 @@ def _curves(groups: Sequence[Group]) -> Any:
     for number, group in enumerate(groups):
         colour, line, marker = STYLES[number % len(STYLES)]
         mean = 100 * group.curves.mean(0)
-        axes.plot(group.rounds, mean, color=colour, linestyle=line, marker=marker, label=f"{group.label} (n={len(group.curves)})")
+        axes.plot(
+            group.rounds,
+            mean,
+            color=colour,
+            linestyle=line,
+            marker=marker,
+            label=f"{group.label} (n={len(group.curves)})",
+        )
         if len(group.curves) > 1:
             half = 100 * np.array([half_width(column) for column in group.curves.T])
             axes.fill_between(group.rounds, mean - half, mean + half, color=colour, alpha=0.2, linewidth=0)

@@ -63,6 +63,8 @@ def epsilon(noise_multiplier: float, rounds: int, delta: float) -> float:
     Reference: Mironov, CSF 2017: Renyi divergence of order a is rounds a / (2 z^2); minimised over a in closed form.
     """
     if not (noise_multiplier > 0 and 0 < delta < 1 and rounds >= 0):
-        raise ConfigError(f"epsilon needs a positive noise_multiplier and delta in (0, 1), got {noise_multiplier}, {delta}")
+        raise ConfigError(
+            f"epsilon needs a positive noise_multiplier and delta in (0, 1), got {noise_multiplier}, {delta}"
+        )
     rho = rounds / (2 * noise_multiplier**2)
     return rho + 2 * math.sqrt(rho * math.log(1 / delta))

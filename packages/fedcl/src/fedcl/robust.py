@@ -14,8 +14,6 @@ from fedcl.errors import ConfigError
 
 Rule = Literal["mean", "median", "trimmed", "krum", "multikrum"]
 Fallback = Literal["error", "skip", "mean"]
-Updates = Float[Tensor, "K P"]
-
 CHUNK = 2**18
 """Values of each client that a rule sorts at once."""
 
@@ -53,7 +51,7 @@ class Aggregator:
         """Fewest updates for which the rule holds what it promises."""
         return {"mean": 1, "median": 3, "trimmed": 3}.get(self.rule, 2 * self.byzantine + 3)
 
-    def __call__(self, updates: Updates) -> Float[Tensor, " P"]:
+    def __call__(self, updates: Float[Tensor, "K P"]) -> Float[Tensor, " P"]:
         """The group's update."""
         if self.rule == "median":
             return _chunked(updates, median)
@@ -63,19 +61,19 @@ class Aggregator:
         return krum(updates, self.byzantine, kept)
 
 
-def median(updates: Updates) -> Float[Tensor, " P"]:
+def median(updates: Float[Tensor, "K P"]) -> Float[Tensor, " P"]:
     """The middle value of each coordinate, or the mean of both middle ones."""
     ordered, middle = updates.sort(0).values, len(updates) // 2
     return ordered[middle] if len(updates) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
-def trimmed_mean(updates: Updates, trim: float) -> Float[Tensor, " P"]:
+def trimmed_mean(updates: Float[Tensor, "K P"], trim: float) -> Float[Tensor, " P"]:
     """The mean of each coordinate without the floor(trim K) smallest and as many largest values."""
     cut = int(trim * len(updates))
     return updates.sort(0).values[cut : len(updates) - cut].mean(0)
 
 
-def krum(updates: Updates, byzantine: int, kept: int = 1) -> Float[Tensor, " P"]:
+def krum(updates: Float[Tensor, "K P"], byzantine: int, kept: int = 1) -> Float[Tensor, " P"]:
     """The mean of the updates that lie closest to their K - f - 2 nearest neighbours.
 
     Args:
@@ -97,7 +95,7 @@ def krum(updates: Updates, byzantine: int, kept: int = 1) -> Float[Tensor, " P"]
     return updates[chosen.sort().values].mean(0)
 
 
-def _chunked(updates: Updates, rule: Callable[[Tensor], Tensor]) -> Tensor:
+def _chunked(updates: Float[Tensor, "K P"], rule: Callable[[Tensor], Tensor]) -> Tensor:
     """A rule of single coordinates, a part of them at a time: sorting takes twice the memory of what it sorts."""
     return torch.cat([rule(part) for part in updates.split(CHUNK, 1)])
 

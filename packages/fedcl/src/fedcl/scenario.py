@@ -199,8 +199,9 @@ class Scenario:
             parts = tuple(tuple(next(pieces) for _ in row) for row in facts["sizes"])
             tasks = tuple(tuple(task) for task in facts["tasks"])
             normal: Any = facts["normal"] and tuple(tuple(each) for each in facts["normal"])
-            data = (arrays[name] for name in ("x", "y", "x_test", "y_test"))
-            found = cls(*data, tasks, np.array(facts["orders"], np.int64), parts, normal, facts["seed"])
+            x, y, x_test, y_test = (arrays[name] for name in ("x", "y", "x_test", "y_test"))
+            orders = np.array(facts["orders"], np.int64)
+            found = cls(x, y, x_test, y_test, tasks, orders, parts, normal, facts["seed"])
             expected = facts["digest"]
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ScenarioError(f"{file} or its arrays cannot be read: {error}") from None

@@ -45,7 +45,9 @@ class Server:
         first = layouts[min(layouts)]
         if scope == "all" and any(layout != first for layout in layouts.values()):
             heads = sorted({layout.head for layout in layouts.values()})
-            raise ConfigError(f"scope all merges heads by position, but tasks have heads of {heads} values", "use shared")
+            raise ConfigError(
+                f"scope all merges heads by position, but tasks have heads of {heads} values", "use shared"
+            )
         if scope == "shared" and any(layout.body != first.body for layout in layouts.values()):
             raise ConfigError("scope shared merges all but the heads, whose shapes differ between tasks")
         self.vectors: dict[str, Tensor] = {}

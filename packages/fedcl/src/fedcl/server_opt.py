@@ -89,7 +89,7 @@ class FedAvg(ServerOptimizer):
     def __init__(self, lr: float = 1.0) -> None:
         super().__init__(lr)
 
-    def _stepped(self, x: Tensor, delta: Tensor, name: str) -> Tensor:
+    def _stepped(self, x: Tensor, delta: Tensor, name: str) -> Tensor:  # noqa: ARG002 -- it keeps no moment
         return x + self.settings["lr"] * delta
 
 

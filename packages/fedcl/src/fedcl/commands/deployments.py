@@ -38,9 +38,7 @@ class Deploy(cli.Configured, cli.Command):
             return
         if self.nodes < 1:
             raise UserError(f"--nodes must be at least 1, got {self.nodes}")
-        found = deploy_local(
-            self.out, config, nodes=self.nodes, tls=not self.insecure, limit=self.limit, say=self.say
-        )
+        found = deploy_local(self.out, config, nodes=self.nodes, tls=not self.insecure, limit=self.limit, say=self.say)
         figures = {name: value for name, value in found.result.items() if isinstance(value, int | float)}
         self.show(found if self.json else {**figures, **found.seconds, "killed": found.killed or "none"})
 
@@ -58,8 +56,8 @@ class Doctor(cli.Command):
         facts = {**installed()}
         differences = agreement(self.device)
         right = all(value is None or value <= TOLERANCE for value in differences.values())
-        told = {f"local against {name}": "not installed" if v is None else f"{v:.1e}" for name, v in differences.items()}
+        told = {
+            f"local against {name}": "not installed" if v is None else f"{v:.1e}" for name, v in differences.items()
+        }
         self.show({**facts, **(differences if self.json else told), "agree": right})
         return cli.DONE if right else cli.CHECK_FAILED
-
-

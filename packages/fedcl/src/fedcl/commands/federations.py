@@ -59,7 +59,9 @@ class Run(cli.Configured, cli.RunCommand):
 
                 def told(record: Any) -> None:
                     rejected = f", {len(record.rejected)} not used" if record.rejected else ""
-                    self.say(f"round {record.round + 1}/{total}: loss {record.loss:.3f}, drift {record.drift:.2f}{rejected}")
+                    self.say(
+                        f"round {record.round + 1}/{total}: loss {record.loss:.3f}, drift {record.drift:.2f}{rejected}"
+                    )
 
                 finish(run, federation.run([told], run=run), title_of(config))
             result = run.result()
@@ -240,5 +242,3 @@ def _shown(value: Any) -> str:
         low, high = value["low"], value["high"]
         return f"{value['mean']:.4g}" + ("" if low is None else f" [{low:.4g}, {high:.4g}]")
     return str(value)
-
-

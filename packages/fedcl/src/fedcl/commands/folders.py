@@ -22,7 +22,9 @@ def finish(run: Run, result: RunResult, title: str) -> None:
     from fedcl.plots import history_figure, matrix_figure
 
     table = io.StringIO()
-    np.savetxt(table, result.accuracy, fmt="%.6f", delimiter=",", header=",".join(map(str, range(len(result.accuracy)))))
+    np.savetxt(
+        table, result.accuracy, fmt="%.6f", delimiter=",", header=",".join(map(str, range(len(result.accuracy))))
+    )
     run.write("accuracy.csv", table.getvalue())
     run.write("figures/accuracy-matrix.svg", matrix_figure(result.accuracy, result.seen, title))
     run.write("figures/history.svg", history_figure(result.history, title))
@@ -48,7 +50,9 @@ def finished(folder: Path) -> tuple[JobConfig, dict[str, Any]]:
 
     try:
         asked, result = (json.loads((folder / name).read_bytes()) for name in ("config.json", "result.json"))
-        known = isinstance(asked, dict) and {"scenario", "server", "run"} <= asked.keys() and "accuracy_matrix" in result
+        known = (
+            isinstance(asked, dict) and {"scenario", "server", "run"} <= asked.keys() and "accuracy_matrix" in result
+        )
     except (OSError, ValueError):
         known = False
     if not known:

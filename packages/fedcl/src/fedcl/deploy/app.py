@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,7 +71,9 @@ app = server_app(read(Path(__file__).with_name("config.json")))
 '''
 
 
-def write_app(folder: Path, config: JobConfig, *, out: Path, join_seconds: float = 120, round_seconds: float = 3600) -> None:
+def write_app(
+    folder: Path, config: JobConfig, *, out: Path, join_seconds: float = 120, round_seconds: float = 3600
+) -> None:
     """Writes the folder that `flwr run` takes.
 
     Args:
@@ -146,5 +146,3 @@ def _without_engine(config: JobConfig) -> JobConfig:
     tree = json.loads(dumps(asdict(config)))
     tree["run"]["engine"] = "local"
     return read_config(tree, "the app's configuration")
-
-

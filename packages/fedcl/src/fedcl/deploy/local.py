@@ -146,7 +146,7 @@ def deploy_local(
     processes = Processes(folder / "logs", env)
     finished = False
     try:
-        flags = ["--host", HOST, "--port", str(port), "--database", folder / "state.db"]
+        flags: list[str | Path] = ["--host", HOST, "--port", str(port), "--database", folder / "state.db"]
         if certificates:
             flags += ["--ssl-ca-certfile", certificates.authority, "--ssl-certfile", certificates.certificate]
             flags += ["--ssl-keyfile", certificates.key, "--enable-supernode-auth"]
@@ -260,5 +260,3 @@ def _wait_finished(processes: Processes, result: Path, end: float, run: str | No
                 _flwr(processes, "log", run, "local", "--show")
                 raise processes.failure("Flower's run failed", "flwr")
         time.sleep(0.5)
-
-

@@ -49,12 +49,19 @@ def make_client_app(trainer_of: Callable[[Context], Trainer], mods: Sequence[Any
         trainer, asked = trainer_of(context), cast(Mapping[str, Any], message.content[CONFIG])
         client = partition_id(context)
         job = Job(
-            client, int(asked["task"]), int(asked["round"]), int(asked["steps"]), int(asked["seed"]), bool(asked["evaluate"])
+            client,
+            int(asked["task"]),
+            int(asked["round"]),
+            int(asked["steps"]),
+            int(asked["seed"]),
+            bool(asked["evaluate"]),
         )
         layout = trainer.layout(job.task)
         theta = received(cast(ArrayRecord, message.content[ARRAYS]), layout)
         if isinstance(theta, str):
-            raise ValueError(f"the server's tensors do not fit this node's model: {theta}")
+            raise ValueError(  # noqa: TRY004 -- a text says what is wrong
+                f"the server's tensors do not fit this node's model: {theta}"
+            )
         after, examples, metrics = trainer.fit(job, theta)
         figures: dict[str, Any] = {"num-examples": examples, "task": job.task, "round": job.round, "client": client}
         content = RecordDict({ARRAYS: sent(after, layout), METRICS: MetricRecord({**figures, **metrics})})
@@ -75,7 +82,9 @@ def partition_id(context: Context) -> int:
         ConfigError: the node was started without it.
     """
     if "partition-id" not in context.node_config:
-        raise ConfigError("the node has no partition-id", 'start it with --node-config "partition-id=0 num-partitions=2"')
+        raise ConfigError(
+            "the node has no partition-id", 'start it with --node-config "partition-id=0 num-partitions=2"'
+        )
     return int(context.node_config["partition-id"])
 
 
@@ -195,7 +204,9 @@ class FlowerEngine:
             update = Theta(after.trained - before.trained, after.averaged, after.counted)
             losses = [_loss(each) for each in replies if not each.has_error()]
             yield Reply(first.client, first.task, first.round, update, inner.examples, {"loss": float(np.mean(losses))})
-            failed = {each.metadata.src_node_id: f"client failed: {each.error.reason}" for each in replies if each.has_error()}
+            failed = {
+                each.metadata.src_node_id: f"client failed: {each.error.reason}" for each in replies if each.has_error()
+            }
             for job in members[1:]:
                 reason = failed.get(self.nodes[job.client], f"merged by Flower's wrapper under client {first.client}")
                 yield Reply(job.client, job.task, job.round, None, error=reason)
@@ -208,7 +219,13 @@ class _Averaging(FedAvg):
         super().__init__(fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=1)
         self.engine, self.jobs, self.examples = engine, list[Job](), 0
 
-    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+    def configure_train(
+        self,
+        server_round: int,  # noqa: ARG002 -- jobs know theirs
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+    ) -> Iterable[Message]:
         messages = []
         for job in self.jobs:
             asked = ConfigRecord({**config, **_asked(job)})
@@ -297,8 +314,13 @@ class InProcessGrid(Grid):
             if message is not None:
                 yield self._called(message)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Replies one by one, so that no more than one is held here; there is nothing to wait for."""
+    def send_and_receive(
+        self,
+        messages: Iterable[Message],
+        *,
+        timeout: float | None = None,  # noqa: ARG002 -- there is nothing to wait for
+    ) -> Iterable[Message]:
+        """Replies one by one, so that no more than one is held here."""
         return self.pull_messages(self.push_messages(messages))
 
     def _called(self, message: Message) -> Message:
@@ -335,7 +357,9 @@ def find_nodes(grid: Grid, clients: int, limit: float) -> dict[int, int]:
         left = end - time.monotonic()
         if left <= 0:
             missing = sorted(set(range(clients)) - set(found))
-            raise DeployError(f"{len(found)} of {clients} nodes joined within {limit:g} s; partitions {missing} are missing")
+            raise DeployError(
+                f"{len(found)} of {clients} nodes joined within {limit:g} s; partitions {missing} are missing"
+            )
         asked = [node for node in grid.get_node_ids() if node not in found.values()]
         messages = [grid.create_message(RecordDict({}), "query", node, "query") for node in asked]
         for reply in grid.send_and_receive(messages, timeout=min(left, 60.0)) if messages else ():

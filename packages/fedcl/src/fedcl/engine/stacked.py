@@ -48,7 +48,9 @@ class StackedEngine:
         trainer = self.trainer
         before = [theta_of(job.task) for job in jobs]
         data = [trainer.images(job.client, job.task) for job in jobs]
-        batches = [batch_indices(len(y), trainer.training.batch_size, job) for job, (_, y) in zip(jobs, data, strict=True)]
+        batches = [
+            batch_indices(len(y), trainer.training.batch_size, job) for job, (_, y) in zip(jobs, data, strict=True)
+        ]
         stack = Theta(*(torch.stack(list(vectors)) for vectors in zip(*before, strict=True)))
         losses = self._programs[classes].train(stack, data, torch.stack(batches).to(trainer.device))
         for index, (job, start) in enumerate(zip(jobs, before, strict=True)):

@@ -5,6 +5,7 @@ A residual block gives its sum without the activation that usually follows: the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -116,7 +117,9 @@ def resnet_backbone(network: Any) -> Backbone:
         for block in layer:
             unknown = [name for name in ("se", "aa", "drop_block", "drop_path") if _does(getattr(block, name, None))]
             if unknown or not hasattr(block, "conv2"):
-                raise ConfigError(f"block {type(block).__name__} has {unknown or 'no conv2'}; only plain ones are known")
+                raise ConfigError(
+                    f"block {type(block).__name__} has {unknown or 'no conv2'}; only plain ones are known"
+                )
             blocks.append(ResidualSum(block))
     return Backbone(stem, blocks, "bottleneck" if blocks[0].bottleneck else "basic")
 
@@ -131,7 +134,7 @@ def wrn26(width: int = 32) -> Backbone:
     """
     stem = nn.Sequential(nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
     widths = [width, *(width * 2 ** (1 + stage) for stage in range(3) for _ in range(4))]
-    pairs = zip(widths[:-1], widths[1:], strict=True)
+    pairs = itertools.pairwise(widths)
     blocks = [WideBlock(a, b, 2 if index % 4 == 0 else 1) for index, (a, b) in enumerate(pairs)]
     return Backbone(stem, blocks, "basic", tail=nn.BatchNorm2d(widths[-1]))
 

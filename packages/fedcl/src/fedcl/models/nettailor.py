@@ -25,6 +25,7 @@ from fedcl.models.backbones import Backbone, named_backbone, resnet_backbone
 from fedcl.models.complexity import Costs, counted, expected_complexity, reference_stem
 from fedcl.models.proxies import StatisticsOnce, fan_in, fan_out, make_proxy, proxy_cost
 
+
 @dataclass(frozen=True)
 class PruneReport:
     """What a pruning removed.
@@ -53,7 +54,12 @@ class TailoredNet(nn.Module):
     no_decay = ("scores",)
 
     def __init__(
-        self, backbone: Backbone, num_classes: int, max_skip: int, input_shape: Sequence[int], options: Mapping[str, Any]
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        max_skip: int,
+        input_shape: Sequence[int],
+        options: Mapping[str, Any],
     ) -> None:
         super().__init__()
         self.tail = nn.Identity() if backbone.tail is None else backbone.tail
@@ -89,21 +95,21 @@ class TailoredNet(nn.Module):
         self.backbone.eval()
         return self
 
-    def forward(self, x: Float[Tensor, "B *image"]) -> Float[Tensor, "B n"]:
+    def forward(self, x: Float[Tensor, B * image]) -> Float[Tensor, "B n"]:
         """Logits of images; short batches are fine, but normalisation needs more than one value a channel."""
         return self.tailored(self.embed(x))
 
-    def embed(self, x: Float[Tensor, "B *image"]) -> Float[Tensor, "B *features"]:
+    def embed(self, x: Float[Tensor, B * image]) -> Float[Tensor, B * features]:
         """x_0, which no training changes: it can be computed once for each image."""
         features: Tensor = self.backbone.stem(x)
         return features
 
-    def tailored(self, embedded: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def tailored(self, embedded: Float[Tensor, ...]) -> Float[Tensor, ...]:
         """Logits [B, n] of what `embed` gave; with stacked tensors [K, B, n] of [K, B, D]."""
         return self._classify(self._run(embedded)[-1])
 
     def features(
-        self, x: Float[Tensor, "B *image"], detached: bool = True
+        self, x: Float[Tensor, B * image], detached: bool = True
     ) -> tuple[Float[Tensor, "B n"], list[Tensor | None]]:
         """Logits and the output of each layer, None where a layer was pruned away.
 
@@ -171,12 +177,18 @@ class TailoredNet(nn.Module):
         own = sum(len(kept) for kept in self._kept) + _parameters(self.classifier) + _parameters(self.tail) + proxies
         if what == "params":
             return own
-        return own + _parameters(self.backbone.stem) + sum(_parameters(self.backbone.blocks[n - 1]) for n, j in live if j == 0)
+        return (
+            own
+            + _parameters(self.backbone.stem)
+            + sum(_parameters(self.backbone.blocks[n - 1]) for n, j in live if j == 0)
+        )
 
     def task_state(self) -> dict[str, Tensor]:
         """Everything that belongs to the task: proxies, gates, classifier, normalisation, what was pruned."""
         return {
-            name: value.detach().clone() for name, value in self.state_dict().items() if not name.startswith("backbone.")
+            name: value.detach().clone()
+            for name, value in self.state_dict().items()
+            if not name.startswith("backbone.")
         }
 
     def load_task_state(self, state: Mapping[str, Tensor], strict: bool = True) -> None:
@@ -189,7 +201,8 @@ class TailoredNet(nn.Module):
         wrong = [
             name
             for name in sorted({*own, *state})
-            if (name not in state and strict) or (name in state and (name not in own or own[name].shape != state[name].shape))
+            if (name not in state and strict)
+            or (name in state and (name not in own or own[name].shape != state[name].shape))
         ]
         if wrong:
             raise ConfigError(f"the state belongs to another student: {', '.join(wrong[:5])}")
