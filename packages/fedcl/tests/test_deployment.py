@@ -19,7 +19,7 @@ from fedcl import DeployError, LocalTraining
 from fedcl.deploy.app import read, write_app
 from fedcl.deploy.keys import make_certificates, make_node_key
 from fedcl.deploy.local import Processes, deploy_local, free_ports, group_members
-from fedcl.job import JobConfig, RunTable, ScenarioTable, make_run
+from fedcl.job import JobConfig, ModelTable, RunTable, ScenarioTable, make_run
 
 CONFIG = JobConfig(
     scenario=ScenarioTable(dataset="digits", tasks=2, clients=2, per_client=100),
@@ -131,3 +131,13 @@ def test_two_nodes_on_loopback_give_the_local_engine_s_run_and_leave_no_process(
     scheme = (folder / "flwr/config.toml").read_text()
     assert ("root-certificates" in scheme) is tls
     assert ("insecure" in scheme) is not tls
+
+
+@pytest.mark.slow
+def test_a_server_that_fails_is_reported_and_leaves_no_process(tmp_path):
+    folder = tmp_path / "deployment"
+    config = replace(CONFIG, model=ModelTable(weights=tmp_path / "none.safetensors"))
+    with pytest.raises(DeployError, match=r"Flower's run failed.*flwr.log ends"):
+        deploy_local(folder, config, nodes=2, tls=False, limit=300.0)
+    assert "none.safetensors cannot be read" in (folder / "logs/flwr.log").read_text()
+    assert flower_processes(folder) == []

@@ -1,6 +1,7 @@
 """What broken, late, false or missing clients do: they are recorded, and the model is never worse for it."""
 
 import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -326,3 +327,21 @@ def test_epsilon_is_the_smallest_over_orders():
 def test_settings_out_of_range_are_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize("engine", ["local", "flwr"])
+def test_no_more_than_two_updates_are_alive_at_any_time(engine):
+    """Memory of one model and one client: the one that is merged, and the one that is made."""
+    alive = weakref.WeakSet()
+    most = 0
+
+    def watch(reply):
+        nonlocal most
+        alive.add(reply)
+        most = max(most, len(alive))
+        return [reply]
+
+    run = federation(FedAvg(), data=scenario(clients=12), engine=engine, rounds=1)
+    run.engine = Scripted(run.engine, watch)
+    assert len(run._round(0).accepted) == 12
+    assert most <= 2

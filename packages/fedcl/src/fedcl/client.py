@@ -90,7 +90,7 @@ class Job(NamedTuple):
     evaluate: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class Reply:
     """What a client sends back.
 

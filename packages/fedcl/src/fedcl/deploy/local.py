@@ -223,7 +223,7 @@ def _flwr(processes: Processes, *words: str | Path) -> str:
         [program("flwr"), *map(str, words)],
         capture_output=True,
         text=True,
-        env=processes.env,
+        env={**processes.env, "COLUMNS": "250"},  # narrower tables cut words short
         timeout=120,
         check=False,
         stdin=subprocess.DEVNULL,
