@@ -115,7 +115,7 @@ sys.path.insert(0, {tests!r})
 from federations import federation
 from core_utils.runs import Run
 from fedcl import FedYogi
-run = federation(FedYogi(0.1), rounds=30, scope="shared")
+run = federation(FedYogi(0.1), rounds=20, scope="shared")
 with Run.open({path!r}, run.config, resume=True) as folder:
     folder.finish(run.run(run=folder).figures)
 """
@@ -139,7 +139,7 @@ def test_killed_at_any_moment_it_goes_on_bit_for_bit(tmp_path):
         ):
             time.sleep(0.002)
         time.sleep(0.013 * attempt)
-        if process.poll() is None and kills < 3:
+        if process.poll() is None and kills < 2:
             process.send_signal(signal.SIGKILL)
             kills += process.wait(timeout=60) != 0
         elif process.wait(timeout=300) == 0:
