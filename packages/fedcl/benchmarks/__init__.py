@@ -116,7 +116,7 @@ def flower_s_own_100() -> Callable[[], object]:
     from flwr.clientapp import ClientApp
     from flwr.serverapp.strategy import FedAdam
 
-    from fedcl.engine.flower import InProcessGrid, flower_identity
+    from fedcl.engine.nodes import InProcessGrid, flower_identity
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
     clients = 100

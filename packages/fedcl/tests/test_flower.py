@@ -17,7 +17,8 @@ from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping a
 from flwr.serverapp.strategy import FedAdam as TheirAdam
 
 from fedcl import ConfigError, DeployError, FedAdam, FedAvg, FedYogi, LocalTraining, Privacy
-from fedcl.engine.flower import InProcessGrid, find_nodes, flower_identity, in_process, make_client_app, received, sent
+from fedcl.engine.flower import in_process, make_client_app, received, sent
+from fedcl.engine.nodes import InProcessGrid, find_nodes, flower_identity
 
 
 @pytest.mark.parametrize("make", [student, perceptron, convolutional])

@@ -10,13 +10,15 @@ from core_utils.lazy import lazy
 if TYPE_CHECKING:
     from fedcl.client import LocalTraining, Trainer
     from fedcl.errors import ConfigError, DeployError, QuorumError, ScenarioError
-    from fedcl.federation import FederatedRun, Protocol, RoundRecord, RunResult, Straggler
+    from fedcl.federation import FederatedRun
     from fedcl.metrics import average_accuracy, backward_transfer, drift, forgetting, forward_transfer
     from fedcl.models.backbones import Backbone, mlp_backbone, resnet_backbone, wrn26
     from fedcl.models.losses import LossTerms, tailor_loss
     from fedcl.models.nettailor import PruneReport, TailoredNet, tailor
     from fedcl.partitions import IID, Dirichlet
     from fedcl.privacy import Privacy, epsilon
+    from fedcl.protocol import Protocol, Straggler
+    from fedcl.records import RoundRecord, RunResult
     from fedcl.robust import Aggregator
     from fedcl.scenario import Scenario, Subset
     from fedcl.server_opt import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi, ServerOptimizer
@@ -68,13 +70,15 @@ __all__ = [
 _HOMES = {
     "client": ("LocalTraining", "Trainer"),
     "errors": ("ConfigError", "DeployError", "QuorumError", "ScenarioError"),
-    "federation": ("FederatedRun", "Protocol", "RoundRecord", "RunResult", "Straggler"),
+    "federation": ("FederatedRun",),
     "metrics": ("average_accuracy", "backward_transfer", "drift", "forgetting", "forward_transfer"),
     "models.backbones": ("Backbone", "mlp_backbone", "resnet_backbone", "wrn26"),
     "models.losses": ("LossTerms", "tailor_loss"),
     "models.nettailor": ("PruneReport", "TailoredNet", "tailor"),
     "partitions": ("IID", "Dirichlet"),
     "privacy": ("Privacy", "epsilon"),
+    "protocol": ("Protocol", "Straggler"),
+    "records": ("RoundRecord", "RunResult"),
     "robust": ("Aggregator",),
     "scenario": ("Scenario", "Subset"),
     "server_opt": ("FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi", "ServerOptimizer"),

@@ -129,7 +129,8 @@ class Laboratory:
         """Figures of one federation; accuracies and drops in percent."""
         from fedcl.client import LocalTraining, Trainer
         from fedcl.engine.stacked import StackedEngine
-        from fedcl.federation import FederatedRun, Protocol
+        from fedcl.federation import FederatedRun
+        from fedcl.protocol import Protocol
         from fedcl.server_opt import OPTIMIZERS
 
         training, seed = LocalTraining(local_steps=steps, lr=lr), self.trial.seed

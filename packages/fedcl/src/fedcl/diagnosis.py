@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from fedcl.client import LocalTraining
-from fedcl.federation import FederatedRun, Protocol
+from fedcl.federation import FederatedRun
 from fedcl.models.backbones import mlp_backbone
 from fedcl.models.nettailor import tailor
+from fedcl.protocol import Protocol
 from fedcl.scenario import Scenario
 from fedcl.server_opt import FedYogi
 

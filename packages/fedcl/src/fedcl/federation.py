@@ -7,7 +7,7 @@ import importlib.metadata
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
@@ -19,176 +19,15 @@ from fedcl import metrics
 from fedcl.client import Job, LocalTraining, ModelFn, Trainer
 from fedcl.engine import Engine
 from fedcl.errors import ConfigError, QuorumError
-from fedcl.privacy import Privacy
-from fedcl.robust import Aggregator
+from fedcl.protocol import Protocol
+from fedcl.records import RoundRecord, RunResult, record_from
 from fedcl.scenario import Scenario
 from fedcl.screening import Screen
-from fedcl.server import Gathering, Scope, Server
+from fedcl.server import Gathering, Server
 from fedcl.server_opt import ServerOptimizer
 
 STATE = "federation"
 """Name of the checkpoint in the run's folder."""
-
-
-@dataclass(frozen=True)
-class Straggler:
-    """Clients that do not keep up.
-
-    Attributes:
-        fraction: of the sampled clients, each round anew.
-        mode: "drop" ignores them; "partial" takes what they have after a uniformly drawn share of their steps.
-
-    Raises:
-        ConfigError: a fraction outside [0, 1].
-    """
-
-    fraction: float
-    mode: Literal["drop", "partial"] = "drop"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.fraction <= 1:
-            raise ConfigError(f"fraction of stragglers must lie in [0, 1], got {self.fraction}")
-        if self.mode not in ("drop", "partial"):
-            raise ConfigError(f"mode of stragglers must be drop or partial, got {self.mode!r}")
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """Settings of the server's loop.
-
-    Attributes:
-        scope: what is merged with what, as of `Server`.
-        rounds: of each phase.
-        fraction: of the available clients that are sampled each round.
-        dropout: probability that a client is not available in a round.
-        straggler: clients that are late.
-        weights: of clients in the mean: "examples" or "uniform".
-        aggregator: how a group is merged.
-        privacy: clipping and noise.
-        max_update_norm: longest update of a client.
-        norm_policy: a longer one is clipped or rejected.
-        quorum: fewest admitted replies of a round.
-        max_failed_rounds: rounds without quorum in a row that are borne.
-        diagnose: when local and merged accuracy are compared: at the end of each "phase", in every "round", or "never".
-        seed: of sampling, batches, initial weights and noise.
-
-    Raises:
-        ConfigError: a value outside its range.
-    """
-
-    scope: Scope = "task"
-    rounds: int = 8
-    fraction: float = 1.0
-    dropout: float = 0.0
-    straggler: Straggler | None = None
-    weights: Literal["examples", "uniform"] = "examples"
-    aggregator: Aggregator = field(default_factory=Aggregator)
-    privacy: Privacy | None = None
-    max_update_norm: float | None = None
-    norm_policy: Literal["clip", "reject"] = "clip"
-    quorum: int = 1
-    max_failed_rounds: int = 3
-    diagnose: Literal["phase", "round", "never"] = "phase"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("rounds", 1), ("quorum", 1), ("max_failed_rounds", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not 0 < self.fraction <= 1:
-            raise ConfigError(f"fraction must lie in (0, 1], got {self.fraction}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout must lie in [0, 1), got {self.dropout}")
-        if self.max_update_norm is not None and not 0 < self.max_update_norm < math.inf:
-            raise ConfigError(f"max_update_norm must be above 0, got {self.max_update_norm}")
-        for name, known in (("weights", ("examples", "uniform")), ("norm_policy", ("clip", "reject"))):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-
-
-@dataclass
-class RoundRecord:
-    """What happened in one round.
-
-    Attributes:
-        phase: from 0.
-        round: from 0 over all phases.
-        sampled: clients that were asked.
-        accepted: clients whose updates were merged.
-        rejected: {client, reason} of the others.
-        failed: there was no quorum, and nothing changed.
-        loss: mean over accepted clients of their training loss.
-        drift: as of `metrics.drift`, over the trained tensors that are merged; null where no group has two updates.
-        cosine: mean pairwise cosine of updates.
-        update_norm: of the mean update.
-        bytes_down: sent to clients.
-        bytes_up: received from the accepted ones.
-        local_accuracy: mean accuracy of the clients' own models right after training, when diagnosed.
-        merged_accuracy: mean accuracy of the server's models on the same tasks.
-        notes: what a robust rule fell back to.
-        seconds: wall time.
-    """
-
-    phase: int
-    round: int
-    sampled: list[int]
-    accepted: list[int]
-    rejected: list[dict[str, Any]]
-    failed: bool
-    loss: float
-    drift: float
-    cosine: float
-    update_norm: float
-    bytes_down: int
-    bytes_up: int
-    local_accuracy: float | None = None
-    merged_accuracy: float | None = None
-    notes: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-
-@dataclass
-class RunResult:
-    """What a federation came to.
-
-    Attributes:
-        accuracy: [T, T]; row p is after phase p, column t the test accuracy of task t.
-        seen: bool [T, T]: whether any client had trained task t by then.
-        untrained: accuracy of the initial model on each task, [T].
-        history: one record a round.
-        config: protocol, training, optimiser and digests of scenario and frozen weights.
-        versions: of the packages that computed it.
-    """
-
-    accuracy: np.ndarray
-    seen: np.ndarray
-    untrained: np.ndarray
-    history: list[RoundRecord]
-    config: dict[str, Any]
-    versions: dict[str, str]
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """The usual figures: final average accuracy, forgetting, transfers, drift, aggregation drop, bytes."""
-        drifts = [record.drift for record in self.history if math.isfinite(record.drift)]
-        drops = [
-            record.local_accuracy - record.merged_accuracy
-            for record in self.history
-            if record.local_accuracy is not None and record.merged_accuracy is not None
-        ]
-        local = [record.local_accuracy for record in self.history if record.local_accuracy is not None]
-        return {
-            "accuracy": float(metrics.average_accuracy(self.accuracy)[-1]),
-            "forgetting": metrics.forgetting(self.accuracy, self.seen),
-            "backward_transfer": metrics.backward_transfer(self.accuracy, self.seen),
-            "forward_transfer": metrics.forward_transfer(self.accuracy, self.seen, self.untrained),
-            "drift": float(np.mean(drifts)) if drifts else math.nan,
-            "aggregation_drop": float(np.mean(drops)) if drops else math.nan,
-            "local_accuracy": float(np.mean(local)) if local else math.nan,
-            "bytes_down": float(sum(record.bytes_down for record in self.history)),
-            "bytes_up": float(sum(record.bytes_up for record in self.history)),
-            "failed_rounds": float(sum(record.failed for record in self.history)),
-        }
 
 
 class FederatedRun:
@@ -216,7 +55,7 @@ class FederatedRun:
         *,
         engine: Literal["local", "stacked", "flwr"] | Engine = "local",
         training: LocalTraining = LocalTraining(),  # noqa: B008 -- frozen
-        protocol: Protocol = Protocol(),
+        protocol: Protocol = Protocol(),  # noqa: B008 -- frozen
         device: str = "cpu",
         trainer: Trainer | None = None,
     ) -> None:
@@ -401,12 +240,6 @@ class FederatedRun:
         lines = log.read_bytes().splitlines(keepends=True) if log.is_file() else []
         if len(lines) > rounds and not run.finished:
             run.write("log.jsonl", b"".join(lines[:rounds]))
-
-
-def record_from(line: dict[str, Any]) -> RoundRecord:
-    """The record that a line of `log.jsonl` holds."""
-    bad = line.pop("non_finite", [])
-    return RoundRecord(**{**line, **dict.fromkeys(bad, math.nan)})
 
 
 def engine_of(name: str, trainer: Trainer) -> Engine:

@@ -20,9 +20,10 @@ from core_utils.settings import from_tree
 from fedcl.client import LocalTraining
 from fedcl.datasets import DATASETS, load_data
 from fedcl.errors import ConfigError
-from fedcl.federation import FederatedRun, Protocol, Straggler
+from fedcl.federation import FederatedRun
 from fedcl.partitions import IID, Dirichlet
 from fedcl.privacy import Privacy
+from fedcl.protocol import Protocol, Straggler
 from fedcl.robust import Aggregator
 from fedcl.scenario import Scenario
 from fedcl.server_opt import OPTIMIZERS, ServerOptimizer

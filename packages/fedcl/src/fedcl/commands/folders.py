@@ -13,8 +13,9 @@ from core_utils.errors import UserError
 
 if TYPE_CHECKING:
     from core_utils.runs import Run
-    from fedcl.federation import FederatedRun, RunResult
+    from fedcl.federation import FederatedRun
     from fedcl.job import JobConfig
+    from fedcl.records import RunResult
 
 
 def finish(run: Run, result: RunResult, title: str) -> None:
@@ -66,7 +67,7 @@ def records(folder: Path) -> list[Any]:
     Raises:
         UserError: the log is missing or damaged.
     """
-    from fedcl.federation import record_from
+    from fedcl.records import record_from
 
     try:
         lines = (folder / "log.jsonl").read_text().splitlines()

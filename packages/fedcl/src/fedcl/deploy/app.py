@@ -18,7 +18,8 @@ from core_utils.files import write_atomically
 from core_utils.jsonable import dumps, jsonable
 from core_utils.runs import Run
 from fedcl.client import Trainer
-from fedcl.engine.flower import FlowerEngine, find_nodes, make_client_app
+from fedcl.engine.flower import FlowerEngine, make_client_app
+from fedcl.engine.nodes import find_nodes
 from fedcl.errors import DeployError
 from fedcl.job import JobConfig, make_run, read_config
 
