@@ -91,7 +91,7 @@ def test_a_second_reply_of_a_client_is_recorded_and_not_used():
     assert largest_difference(run.server.state(), plain.server.state()) == 0.0
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(
     kinds=st.lists(st.sampled_from(sorted(set(REASONS) - {"stranger"})), min_size=1, max_size=3),
     scope=st.sampled_from(["task", "shared", "all"]),

@@ -99,7 +99,7 @@ def by_definition(scores, costs, whole):
     return total
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(data=st.data(), layers=st.integers(1, 4), skip=st.integers(0, 3))
 def test_complexity_is_its_definition_and_its_gradient_finite_differences(data, layers, skip):
     sizes = [min(skip, layer) + 1 for layer in range(1, layers + 1)]

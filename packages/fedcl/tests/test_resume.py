@@ -50,7 +50,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("optimizer", [FedYogi, FedAvgM])
-@pytest.mark.parametrize("stops", [(1,), (3,), (2, 5)])
+@pytest.mark.parametrize("stops", [(3,), (2, 5)])
 def test_stopped_and_resumed_is_uninterrupted(tmp_path, optimizer, stops):
     whole, expected = ran(tmp_path / "whole", optimizer=optimizer)
     for stop in stops:

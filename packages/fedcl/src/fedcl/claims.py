@@ -19,6 +19,8 @@ AVERAGING_LRS = (1.0, 2.0, 3.0)
 
 ROUNDS, ROUNDS_IN_FULL = 5, 8
 """Of a phase; the demo has as many as its time allows, whatever they give."""
+STEPS = 10
+"""Of a client and round."""
 
 
 def orders_and_optimizers(trial: Trial) -> dict[str, float]:
@@ -121,7 +123,7 @@ class Laboratory:
         server_lr: float,
         *,
         order: Order = "random",
-        steps: int = 10,
+        steps: int | None = None,
         rounds: int | None = None,
         lr: float = 0.02,
         straggler: Any = None,
@@ -133,7 +135,7 @@ class Laboratory:
         from fedcl.protocol import Protocol
         from fedcl.server_opt import OPTIMIZERS
 
-        training, seed = LocalTraining(local_steps=steps, lr=lr), self.trial.seed
+        training, seed = LocalTraining(local_steps=steps or STEPS, lr=lr), self.trial.seed
         rounds = rounds or (ROUNDS_IN_FULL if self.trial.full else ROUNDS)
         if training not in self._engines:
             trainer = Trainer(self.scenarios["random"], self.make, training, device=self.trial.device, seed=seed)

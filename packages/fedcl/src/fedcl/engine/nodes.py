@@ -61,7 +61,7 @@ class InProcessGrid(Grid):
         raise NotImplementedError("the in-process grid holds no Run")
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | int | None = None
     ) -> Message:
         """A message with an id of its own, which replies refer to."""
         metadata = Metadata(
@@ -102,7 +102,7 @@ class InProcessGrid(Grid):
         self,
         messages: Iterable[Message],
         *,
-        timeout: float | None = None,  # noqa: ARG002 -- there is nothing to wait for
+        timeout: float | int | None = None,  # noqa: ARG002 -- there is nothing to wait for
     ) -> Iterable[Message]:
         """Replies one by one, so that no more than one is held here."""
         return self.pull_messages(self.push_messages(messages))
