@@ -1,0 +1,1 @@
+"""The commands of the program `fedcl`, by what they work on."""

@@ -1,0 +1,1 @@
+"""NetTailor students, the backbones that they are cut from, and their losses."""
