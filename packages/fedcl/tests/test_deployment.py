@@ -85,6 +85,18 @@ def test_a_process_that_does_not_listen_is_killed_with_its_children(stubborn):
     assert list(group_members(group)) == []
 
 
+def test_a_child_that_left_its_group_is_ended_too(stubborn, tmp_path):
+    script = "import subprocess, sys\nsubprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+    (tmp_path / "leaving").write_text(f"#!{sys.executable}\n{script}")
+    (tmp_path / "leaving").chmod(0o755)
+    stubborn.start("one", "leaving")
+    stubborn.running["one"].wait(timeout=60)
+    (left,) = stubborn.alive()
+    assert left != stubborn.running["one"].pid
+    assert stubborn.stop(seconds=0.5) == []
+    assert stubborn.alive() == []
+
+
 def test_a_process_that_ends_is_named_with_its_last_lines(stubborn, tmp_path):
     (tmp_path / "failing").write_text("#!/bin/sh\necho no such option\nexit 2\n")
     (tmp_path / "failing").chmod(0o755)
