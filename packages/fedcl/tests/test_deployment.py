@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("flwr")
@@ -85,6 +86,18 @@ def test_a_process_that_does_not_listen_is_killed_with_its_children(stubborn):
     assert list(group_members(group)) == []
 
 
+def test_a_child_that_left_its_group_is_ended_too(stubborn, tmp_path):
+    script = "import subprocess, sys\nsubprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+    (tmp_path / "leaving").write_text(f"#!{sys.executable}\n{script}")
+    (tmp_path / "leaving").chmod(0o755)
+    stubborn.start("one", "leaving")
+    stubborn.running["one"].wait(timeout=60)
+    (left,) = stubborn.alive()
+    assert left != stubborn.running["one"].pid
+    assert stubborn.stop(seconds=0.5) == []
+    assert stubborn.alive() == []
+
+
 def test_a_process_that_ends_is_named_with_its_last_lines(stubborn, tmp_path):
     (tmp_path / "failing").write_text("#!/bin/sh\necho no such option\nexit 2\n")
     (tmp_path / "failing").chmod(0o755)
@@ -124,7 +137,7 @@ def test_two_nodes_on_loopback_give_the_local_engine_s_run_and_leave_no_process(
     assert flower_processes(folder) == []
     local = make_run(replace(CONFIG, run=replace(CONFIG.run, engine="local"))).run()
     assert summary.result["accuracy"] == pytest.approx(local.figures["accuracy"], abs=1e-6)
-    assert summary.result["accuracy_matrix"] == pytest.approx(local.accuracy.tolist(), abs=1e-6)
+    np.testing.assert_allclose(summary.result["accuracy_matrix"], local.accuracy, atol=1e-6)
     rounds = [json.loads(line) for line in (folder / "run/log.jsonl").read_text().splitlines()]
     assert [line["accepted"] for line in rounds] == [[0, 1], [0, 1]]
     assert [line["loss"] for line in rounds] == pytest.approx([record.loss for record in local.history], abs=1e-6)

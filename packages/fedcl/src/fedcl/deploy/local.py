@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from fedcl.job import JobConfig
 
 HOST = "127.0.0.1"
 QUIET_ENV = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+MARK = "FEDCL_DEPLOYMENT"
+"""Environment variable that tells a deployment's processes."""
 LAST_LINES = 12
 """Of a process's log that an error shows."""
 
@@ -38,11 +41,13 @@ class Processes:
     Attributes:
         logs: folder of their output.
         env: of all of them.
+        mark: in the environment of each, and so of all that they start.
     """
 
     logs: Path
     env: dict[str, str]
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     _files: list[IO[bytes]] = field(default_factory=list)
 
     def start(self, name: str, *words: str | Path) -> None:
@@ -55,7 +60,7 @@ class Processes:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=self.env,
+            env={**self.env, MARK: self.mark},
             start_new_session=True,
         )
 
@@ -76,24 +81,37 @@ class Processes:
         return DeployError(f"{what}; {log} ends: {' | '.join(line.strip() for line in lines if line.strip())}")
 
     def stop(self, seconds: float = 20.0) -> list[str]:
-        """Ends nodes first, then the rest, gently and then not; gives the names of those that had to be killed."""
+        """Ends nodes first, then the rest, gently and then not; gives the names of those that had to be killed.
+
+        Some of Flower's children leave their group; they are known by the mark in their environment, and ended too.
+        """
+        killed: list[str] = []
         for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-            waiting = [process for process in self.running.values() if _group_lives(process.pid)]
-            for process in reversed(waiting):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, sign)
+            if sign == signal.SIGKILL:
+                killed = [name for name, process in self.running.items() if process.poll() is None]
+            for process in reversed(self.running.values()):
+                if any(True for _ in group_members(process.pid)):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, sign)
+            if sign != signal.SIGINT:
+                for member in self.alive():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(member, sign)
             end = time.monotonic() + (seconds if sign != signal.SIGKILL else 5.0)
-            while time.monotonic() < end and any(_group_lives(process.pid) for process in waiting):
-                for process in waiting:
+            while time.monotonic() < end and self.alive():
+                for process in self.running.values():
                     process.poll()
                 time.sleep(0.1)
-            if sign == signal.SIGTERM:
-                killed = [name for name, process in self.running.items() if _group_lives(process.pid)]
         for process in self.running.values():
             process.wait(timeout=10)
         for file in self._files:
             file.close()
         return killed
+
+    def alive(self) -> list[int]:
+        """Processes of this deployment: members of its groups, and whatever carries its mark."""
+        grouped = {member for process in self.running.values() for member in group_members(process.pid)}
+        return sorted(grouped | set(marked(self.mark)))
 
 
 @dataclass(frozen=True)
@@ -214,8 +232,14 @@ def group_members(group: int) -> Iterator[int]:
                     yield int(entry.name)
 
 
-def _group_lives(group: int) -> bool:
-    return any(True for _ in group_members(group))
+def marked(mark: str) -> Iterator[int]:
+    """Processes, no zombies, whose environment holds a deployment's mark."""
+    wanted = f"{MARK}={mark}".encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    yield int(entry.name)
 
 
 def _flwr(processes: Processes, *words: str | Path) -> str:
