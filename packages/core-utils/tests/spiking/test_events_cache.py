@@ -87,12 +87,12 @@ def test_a_damaged_cache_is_made_anew(made, damage, caplog):
 
 def test_an_interruption_loses_no_finished_job(made, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "SHARD", 2)
-    with pytest.raises(DataError, match=r"3\.txt is damaged"):
-        made(partial(frames_of, bad="3.txt"))
+    with pytest.raises(DataError, match=r"4\.txt is damaged"):
+        made(partial(frames_of, bad="4.txt"))  # of the last job, when the others have finished
     shards = sorted((tmp_path / "cache" / "frames").glob("*.npy"))
-    assert [shard.name for shard in shards] == ["0000000.npy", "0000004.npy"]
+    assert [shard.name for shard in shards] == ["0000000.npy", "0000002.npy"]
     shards[1].write_bytes(shards[1].read_bytes()[:-1])
-    (shards[0].parent / ".0000002.npy.abc.tmp").write_bytes(b"half")
+    (shards[0].parent / ".0000004.npy.abc.tmp").write_bytes(b"half")
     seen = []
     original = cache.map_jobs
     monkeypatch.setattr(cache, "map_jobs", lambda *args, **more: seen.append(more["done"]) or original(*args, **more))
