@@ -7,7 +7,7 @@
  *
  * where t counts outputs along the rows of the padded input; what falls between two rows is computed and dropped. A
  * stride s splits the input into its s phases along each axis, of which those are packed that the kernel reads. Pointwise
- * kernels have no overlap between tiles of t, so their input is packed tile by tile ("panels"), which caches prefer.
+ * kernels have no overlap between tiles of t, so their input is packed when a tile needs it (a "panel"), which caches prefer.
  * Groups are packed and convolved one after the other: those of a depthwise layer stay in the first-level cache. The
  * values are mixed from K static kernels on the union of their patterns: no dense kernel is ever formed.
  *
@@ -38,8 +38,8 @@ typedef struct {
     int64_t values_stride;  /* floats between the values of two static kernels; at least 16 follow the last value */
     int64_t range;          /* number of t */
     int64_t tile;           /* vector registers of a tile */
-    int64_t panel;          /* floats of a channel in a panel, those of a tile; 0 where the input is not in panels */
-    int64_t channel_stride; /* floats between two channels of the packed input, where it is not in panels */
+    int64_t panel;          /* floats of a channel in a panel, those of a tile; 0 where a whole group is packed at once */
+    int64_t channel_stride; /* floats between two channels of the packed input */
     int64_t in_size;        /* floats of a channel of the input */
     int64_t out_size;       /* floats of a channel of the output */
     int64_t in[3], pad[3], stride[3];
@@ -50,8 +50,8 @@ typedef struct {
 } Plan;
 
 typedef struct {
-    const float *packed, *attention, *fixed, *values, *bias;
-    float *mixed, *output;
+    const float *input, *attention, *fixed, *values, *bias; /* input: of the group at hand */
+    float *packed, *mixed, *output;
     const int64_t *row_starts;
     const int32_t *offsets;
     int64_t row_begin, row_end;
@@ -77,7 +77,7 @@ static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 /* Moves a tile to the `length` outputs from `start` on; tiles come in order. */
 static void locate(const Plan *plan, const Sample *sample, int64_t start, int64_t length, Tile *tile) {
     const int64_t *span = plan->span, *out = plan->out, stop = least(start + length, plan->range);
-    tile->source = sample->packed + (plan->panel ? start * (plan->channels / plan->groups) : start);
+    tile->source = sample->packed + (plan->panel ? 0 : start);
     tile->start = start;
     tile->mixes = start == 0 && plan->kernels > 1;
     tile->pieces = 0;
@@ -105,6 +105,13 @@ static inline void copy(float *to, const float *from, int64_t length) {
         memcpy(to + length - 4, from + length - 4, 16);
     else
         for (int64_t i = 0; i < length; i++) to[i] = from[i];
+}
+
+/* Packs the tile of a pointwise kernel that starts at `start`. */
+static void pack_panel(const Plan *plan, const Sample *sample, int64_t start) {
+    const float *from = sample->input + start;
+    const int64_t channels = plan->channels / plan->groups, length = least(plan->panel, plan->range - start);
+    for (int64_t c = 0; c < channels; c++) copy(sample->packed + c * plan->panel, from + c * plan->in_size, length);
 }
 
 static inline void scatter(const Tile *tile, const float *results, float *output) {
@@ -197,16 +204,11 @@ static void pack_channel(const Plan *plan, const float *input, float *line) {
     }
 }
 
-/* Packs one group of a sample. */
-static void pack(const Plan *plan, const float *input, float *packed) {
+/* Packs one group of a sample, unless its tiles are packed as they come. */
+static void pack(const Plan *plan, const Sample *sample) {
     const int64_t channels = plan->channels / plan->groups;
-    if (!plan->panel)
-        for (int64_t c = 0; c < channels; c++)
-            pack_channel(plan, input + c * plan->in_size, packed + c * plan->channel_stride);
-    else
-        for (int64_t t = 0; t < plan->range; t += plan->panel)
-            for (int64_t c = 0; c < channels; c++, packed += plan->panel)
-                copy(packed, input + c * plan->in_size + t, least(plan->panel, plan->range - t));
+    for (int64_t c = 0; c < channels && !plan->panel; c++)
+        pack_channel(plan, sample->input + c * plan->in_size, sample->packed + c * plan->channel_stride);
 }
 
 /* Of `fixed`, the first row is everyone's. */
@@ -250,10 +252,11 @@ static const float *attend(const Plan *plan, const float *input, const float *we
 static int64_t whole_lines(int64_t floats) { return (floats + 15) / 16 * 16; }
 
 /* One sample's rows [begin, end), group by group. */
-static void convolve_groups(const Plan *plan, const float *input, Sample *sample, float *packed, int64_t begin, int64_t end) {
+static void convolve_groups(const Plan *plan, const float *input, Sample *sample, int64_t begin, int64_t end) {
     const int64_t rows = plan->rows / plan->groups, floats = plan->channels / plan->groups * plan->in_size;
     for (int64_t group = begin / rows; group * rows < end; group++) {
-        pack(plan, input + group * floats, packed);
+        sample->input = input + group * floats;
+        pack(plan, sample);
         sample->row_begin = most(begin, group * rows);
         sample->row_end = least(end, (group + 1) * rows);
         sets[plan->isa].convolve(plan, sample);
@@ -276,7 +279,7 @@ static void convolve_samples(const Plan *plan, const float *input, const float *
         sample->attention = plan->logits ? attend(plan, one, attention, attending) : attention + b * plan->kernels;
         sample->output = output + b * plan->rows * plan->out_size;
         mix_bias(plan, sample->attention, bias, room);
-        convolve_groups(plan, one, sample, packed, row_begin, row_end);
+        convolve_groups(plan, one, sample, row_begin, row_end);
     }
 }
 

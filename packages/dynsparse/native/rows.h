@@ -71,6 +71,7 @@ TARGET static void NAME(convolve)(const Plan *plan, const Sample *sample) {
     const int64_t vectors = (plan->range + WIDTH - 1) / WIDTH;
     for (int64_t done = 0; done < vectors; done += plan->tile) {
         const int size = (int)least(plan->tile, vectors - done);
+        if (plan->panel) pack_panel(plan, sample, done * WIDTH);
         locate(plan, sample, done * WIDTH, size * WIDTH, &place);
         switch (size) {
 #define CASE(n) \

@@ -82,6 +82,25 @@ def test_a_whole_network_runs_on_nonzeros():
     assert any(isinstance(module, SDConv2d) for module in model.modules())  # a copy was compiled
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_static_convolution_takes_its_batch_norm(bias, affine):
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 9, 9) * 2 + 1
+    stem = nn.Conv2d(3, 8, 3, bias=bias), nn.BatchNorm2d(8, affine=affine), nn.ReLU()
+    twice = nn.BatchNorm2d(8)  # seen by more than one: stays
+    model = finalised(with_statistics(nn.Sequential(*stem, SDConv2d(8, 8, 1), twice, nn.Conv2d(8, 8, 1), twice), x))
+    if affine:
+        nn.init.normal_(stem[1].weight)
+        nn.init.normal_(stem[1].bias)
+    compiled = compile_sparse(model)
+    assert [type(module) for module in compiled.model][:2] == [nn.Conv2d, nn.Identity]
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in compiled.model) == 2
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in model) == 3
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 @needs_kernel
 def test_weights_take_little_more_memory_than_their_nonzeros():
     torch.manual_seed(0)

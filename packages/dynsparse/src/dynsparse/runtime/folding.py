@@ -17,6 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dynsparse.layers import SDConvNd
 
+FOLDING = (SDConvNd, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Layers that batch norms are folded into."""
+
 
 @dataclass(frozen=True, eq=False)
 class Follower:
@@ -30,7 +33,7 @@ class Follower:
 
 
 def followers(model: nn.Module) -> tuple[dict[str, Follower], str | None]:
-    """What each dynamic layer of a model can do in place of its followers.
+    """What each dynamic layer and each static convolution of a model can do in place of its followers.
 
     Returns:
         By the layer's name; and why the model could not be traced, if so.
@@ -46,9 +49,17 @@ def followers(model: nn.Module) -> tuple[dict[str, Follower], str | None]:
     once = {name for name, count in calls.items() if count == 1}
     found = {}
     for node in graph.nodes:
-        if node.op == "call_module" and isinstance(modules[node.target], SDConvNd) and node.target in once:
+        if node.op == "call_module" and isinstance(modules[node.target], FOLDING) and node.target in once:
             found[node.target] = _follower(node, modules, once)
     return found, None
+
+
+@torch.no_grad()
+def absorb(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, scale: Float[Tensor, " c_o"], shift: Float[Tensor, " c_o"]) -> None:
+    """Changes a static convolution into one followed by y * scale + shift."""
+    weight = conv.weight * scale.reshape(-1, *[1] * (conv.weight.dim() - 1))
+    bias = shift if conv.bias is None else shift + conv.bias * scale
+    conv.weight, conv.bias = nn.Parameter(weight, requires_grad=False), nn.Parameter(bias, requires_grad=False)
 
 
 class _Tracer(fx.Tracer):
