@@ -39,13 +39,14 @@ built: dict[str, str] = {}
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Format, style, types, import contracts, spelling, and no trace of one machine in a committed file."""
+    """Format, style, types, import contracts, workflows, spelling, and no trace of one machine in a committed file."""
     session.install("--exact", "--group", "pyproject.toml:lint", *PINNED)
     session.run("ruff", "format", "--check")
     session.run("ruff", "check")
     session.run("mypy", "noxfile.py", "tools", *(f"packages/{name}/src" for name in NAMES))
     session.run("python", "tools/import_contracts.py")
     session.run("python", "tools/check_hygiene.py")
+    session.run("zizmor", "--offline", "--quiet", ".github")
     session.log("codespell over every committed file")
     session.run("codespell", *subprocess.check_output(["git", "ls-files"], text=True).splitlines(), log=False)
 
@@ -94,12 +95,17 @@ def integration(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """All claims of all packages into report/index.html; arguments go to `core-utils report`."""
+    """All claims of all packages into report/index.html; arguments go to `core-utils report`.
+
+    The ratios on the page are those of the last `nox -s bench`.
+    """
+    timed = ("--benchmarks", "runs") if list(ROOT.glob("runs/bench-*")) else ()
     begin = time.monotonic()
     install_all(session)
     session.log(f"installed in {time.monotonic() - begin:.0f} s, downloads included")
     begin = time.monotonic()
-    session.run("core-utils", "report", "--out", "report", "--workers", "2", *session.posargs, interrupt_timeout=GRACE)
+    words = ("report", "--out", "report", "--workers", "2", *timed, *session.posargs)
+    session.run("core-utils", *words, interrupt_timeout=GRACE)
     session.log(f"ran in {time.monotonic() - begin:.0f} s")
 
 

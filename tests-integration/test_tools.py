@@ -1,5 +1,6 @@
 """The maintainers' checks refuse what they are there to refuse."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -84,3 +85,12 @@ def commit(repository):
 
 def git(repository, *words):
     subprocess.run(["git", *words], cwd=repository, check=True, capture_output=True, text=True)
+
+
+def test_every_test_that_guards_an_untrusted_source_is_there():
+    text = (TOOLS.parent / "SECURITY.md").read_text()
+    named = re.findall(r"`(\S+\.py)::(test_\w+)`", text)
+    assert len(named) > 40
+    for file, test in named:
+        folder = TOOLS.parent if file.startswith("tests-integration/") else TOOLS.parent / "packages"
+        assert f"\ndef {test}(" in (folder / file).read_text(), f"{file}::{test}"

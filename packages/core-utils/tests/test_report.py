@@ -16,7 +16,7 @@ from core_utils.bench import Comparison, Ratio, Side
 from core_utils.claims import Claim, Result, Verdict
 from core_utils.errors import UserError
 from core_utils.page import PackageReport, Report, duration, measured, number, page, rerun
-from core_utils.report import END, START, report, update_readme, verdict_table
+from core_utils.report import END, START, read_benchmarks, report, update_readme, verdict_table
 
 ENTRIES = {
     "synthetic_papers": "synthetic_papers:CLAIMS",
@@ -175,6 +175,25 @@ class TestPage:
         assert "2.31\N{MULTIPLICATION SIGN} [1.98, 2.60]" in html
         assert "Not measured: peer: No module named &#39;spikingjelly&#39;" in html
         assert "Faster than &lt;it&gt;." in html
+
+    def test_benchmarks_are_read_from_the_folders_of_the_command(self, tmp_path):
+        side = Side(0.01, 2**25, 2**24)
+        met = Comparison(Ratio(2.0, 1.5, 3.0, 10), None, side, side, {"threads": 1}, id="speed", target=1.5)
+        with runs.Run.open(tmp_path / "bench-snn-tet", {"command": "bench snn_tet"}) as run:
+            run.write("speed.json", met)
+        with runs.Run.open(tmp_path / "training", {"lr": 0.1}) as run:
+            run.write("speed.json", met)
+        (found,) = read_benchmarks(tmp_path)
+        assert (found.id, found.ratio, found.outcome) == ("snn-tet speed", met.ratio, "met")
+
+    @pytest.mark.parametrize("text", ["", "[]", '{"id": 1, "speed": 2}'])
+    def test_a_file_that_is_no_benchmark_is_named(self, tmp_path, text):
+        with runs.Run.open(tmp_path / "bench", {"command": "bench qdrop"}) as run:
+            run.write("speed.json", text)
+        with pytest.raises(UserError, match=r"speed\.json"):
+            read_benchmarks(tmp_path)
+        with pytest.raises(UserError, match="is no folder"):
+            read_benchmarks(tmp_path / "none")
 
     @pytest.mark.parametrize(
         "effects", [[0.0] * 3, [5.0] * 3, [1e-9, 2e-9, 4e-9], [-1e7, 3e8, 1.0], [math.nan, 1.0, 2.0]]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core_utils import cli
-from core_utils.report import report
+from core_utils.report import read_benchmarks, report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,7 @@ class Report(cli.Command):
     workers: int = 2  # processes
     cluster: str | None = None  # address of a Dask scheduler instead
     out: Path = Path("report")  # the report's folder; finished trials in it are not repeated
+    benchmarks: Path | None = None  # a folder that holds the folders of `bench --out`, to show their ratios as well
     readme: Path | None = None  # a Markdown file whose table of verdicts is rewritten between its markers
 
     def __call__(self) -> int:
@@ -28,6 +29,7 @@ class Report(cli.Command):
             cluster=self.cluster,
             out=self.out,
             readme=self.readme,
+            benchmarks=read_benchmarks(self.benchmarks) if self.benchmarks else (),
             progress=not self.quiet,
         )
         counts = {outcome: count for outcome, count in found.counts.items() if count}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,42 @@ def facts(report: Report) -> dict[str, Any]:
         "benchmarks": report.benchmarks,
         "environment": report.environment,
     }
+
+
+def read_benchmarks(folder: Path) -> list[Comparison]:
+    """What packages' `bench --out` left in the folders within a folder; each benchmark's id begins with its package.
+
+    Raises:
+        UserError: the folder is not there, or a file in it is no comparison.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder", "give the one that holds the folders of `bench --out`")
+    found: list[Comparison] = []
+    for config in sorted(folder.glob("*/config.json")):
+        command = str(_json(config).get("command"))
+        if command.startswith("bench "):
+            package = command.removeprefix("bench ").replace("_", "-")
+            files = sorted(set(config.parent.glob("*.json")) - {config, config.with_name("environment.json")})
+            found += [_comparison(file, package) for file in files]
+    return found
+
+
+def _comparison(file: Path, package: str) -> Comparison:
+    try:
+        comparison = Comparison.from_json(_json(file))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file} is no comparison: {error}") from None
+    return replace(comparison, id=f"{package} {comparison.id}")
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file} holds no JSON object")
+    return content
 
 
 def verdict_table(packages: Sequence[PackageReport]) -> str:
