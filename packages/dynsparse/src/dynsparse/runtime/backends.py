@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import inf, prod
 from typing import NamedTuple
 
@@ -24,12 +24,10 @@ from torch.nn import functional
 from dynsparse.aggregation import FORMS, takes_bmm
 from dynsparse.geometry import Geometry
 from dynsparse.runtime import native
+from dynsparse.runtime.native import Run
 from dynsparse.runtime.pattern import SparseKernels
 from dynsparse.runtime.plans import InstructionSet, make_plan, out_extents
 from dynsparse.runtime.routing import FusedRouter
-
-Run = Callable[[Tensor, Tensor], Tensor]
-"""(x [B, C_i, *space], pi [B, K]) to y [B, C_o, *out]."""
 
 
 class Unavailable(Exception):  # noqa: N818 -- an outcome, not a mistake
@@ -61,9 +59,7 @@ def native_run(
     plan = make_plan(kernels, geometry, size, isa or sets[-1], router)
     if plan is None:
         raise Unavailable("the input is too large for 32-bit offsets")
-    if router is None:
-        return functools.partial(native.convolve, kernels, plan)
-    return lambda x, pi: native.convolve(kernels, plan, x, router.weights)  # noqa: ARG005 -- see above
+    return native.prepared(kernels, plan, None if router is None else router.weights)
 
 
 def torch_run(kernels: SparseKernels, geometry: Geometry, size: Sequence[int]) -> Run:

@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from dynsparse.runtime.pattern import SparseKernels
 from dynsparse.runtime.plans import InstructionSet, Plan
+
+Run = Callable[[Tensor, Tensor], Tensor]
+"""(x [B, C_i, *space], pi [B, K]) to y [B, C_o, *out]."""
 
 _rooms = threading.local()
 
@@ -37,34 +41,42 @@ def instruction_sets() -> tuple[InstructionSet, ...]:
     return tuple(InstructionSet(index, *each) for index, each in enumerate(found))
 
 
-def convolve(
-    kernels: SparseKernels, plan: Plan, x: Float[Tensor, "b c_i *space"], pi: Float[Tensor, " *pi"]
-) -> Float[Tensor, "b c_o *out"]:
-    """y_b of every sample, by as many threads as torch has.
+def prepared(kernels: SparseKernels, plan: Plan, weights: Float[Tensor, " n"] | None = None) -> Run:
+    """A convolution by as many threads as torch has; what does not change from call to call is looked up once.
 
     Args:
         kernels: packed.
-        plan: for the size of x.
-        x: float32, on the CPU, padded by what the convolution itself does not pad.
-        pi: attention [B, K]; or the weights of the router that the plan has.
+        plan: for the size of the inputs.
+        weights: of the router that the plan has, so that attention is not looked at; or None.
+
+    Returns:
+        From x [B, C_i, *space], float32 on the CPU, padded by what the convolution itself does not pad, and attention
+        [B, K] to y [B, C_o, *out].
     """
     kernel = extension()
     if kernel is None:
         raise RuntimeError("dynsparse was installed without its compiled kernel")
-    x, pi = x.contiguous(), pi.contiguous()
-    output = x.new_empty(len(x), kernels.shape[0], *plan.out)
-    tensors = (x, pi, kernels.values, kernels.bias, kernels.row_starts, plan.offsets)
-    addresses = [tensor.data_ptr() for tensor in tensors]
+    fixed = kernels.values, kernels.bias, kernels.row_starts, plan.offsets
+    rows, size, fields, room = kernels.shape[0], (kernels.shape[0], *plan.out), plan.fields, plan.room
 
-    def part(samples: tuple[int, int], rows: tuple[int, int]) -> None:
-        kernel.convolve(plan.fields, *addresses, _room(plan.room).data_ptr(), output.data_ptr(), samples, rows)
+    def run(x: Tensor, pi: Tensor) -> Tensor:
+        x, pi = x.contiguous(), (pi.contiguous() if weights is None else weights)
+        samples = len(x)
+        output = x.new_empty((samples, *size))
+        addresses = [tensor.data_ptr() for tensor in (x, pi, *fixed)]
 
-    parts = _parts(len(x), kernels.shape[0], torch.get_num_threads())
-    if len(parts) == 1:
-        part(*parts[0])
-    else:
-        list(_pool(os.getpid(), len(parts)).map(part, *zip(*parts, strict=True)))
-    return output
+        def part(some: tuple[int, int], of_rows: tuple[int, int]) -> None:
+            kernel.convolve(fields, *addresses, _room(room).data_ptr(), output.data_ptr(), some, of_rows)
+
+        threads = torch.get_num_threads()
+        if threads == 1:
+            part((0, samples), (0, rows))
+        else:
+            parts = _parts(samples, rows, threads)
+            list(_pool(os.getpid(), len(parts)).map(part, *zip(*parts, strict=True)))
+        return output
+
+    return run
 
 
 def _parts(samples: int, rows: int, threads: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
