@@ -132,7 +132,7 @@ def test_a_network_is_timed_beside_itself_dense(program):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "--target-sparsity", "90"], "sparsity is a fraction in [0, 1); got 90 (did you mean 0.90?)"),
+        (["train", "--target-sparsity", "90"], "sparsity is a fraction in [0, 1); got 90 (did you mean 0.9?)"),
         (
             ["train", "--variant", "sparse"],
             "--variant: variant must be one of static, masked, dy, condconv, odconv, sd",

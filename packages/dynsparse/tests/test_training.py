@@ -143,7 +143,7 @@ def test_accuracy_and_loss_are_means_over_images():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target_sparsity": 90.0}, r"sparsity is a fraction in \[0, 1\); got 90 \(did you mean 0.90\?\)"),
+        ({"target_sparsity": 90.0}, r"sparsity is a fraction in \[0, 1\); got 90 \(did you mean 0.9\?\)"),
         ({"target_sparsity": float("nan")}, "sparsity is a fraction"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),

@@ -39,7 +39,7 @@ def check_sparsity(sparsity: float | int) -> float:
     """
     if 0 <= sparsity < 1:
         return float(sparsity)
-    hint = f"did you mean {sparsity / 100:.2f}?" if 1 < sparsity < 100 else None
+    hint = f"did you mean {sparsity / 100:g}?" if 1 < sparsity < 100 else None
     raise SparsityError(f"sparsity is a fraction in [0, 1); got {sparsity:g}", hint)
 
 
