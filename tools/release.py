@@ -31,8 +31,8 @@ def main() -> None:
         sys.exit("\n".join(f"no release: {problem}" for problem in problems))
     subprocess.run(["nox", "-s", "wheels"], cwd=ROOT, check=True)
     if arguments.upload:
-        wheel = f"{arguments.package.replace('-', '_')}-{arguments.version}-py3-none-any.whl"
-        subprocess.run(["uv", "publish", ROOT / "dist" / wheel], check=True)
+        wheels = (ROOT / "dist").glob(f"{arguments.package.replace('-', '_')}-{arguments.version}-*.whl")
+        subprocess.run(["uv", "publish", *wheels], check=True)
 
 
 def obstacles(package: str, version: str, *, upload: bool) -> list[str]:

@@ -118,7 +118,7 @@ def test_tolerances_are_tabulated(program, trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_kind_of_error_costs_nothing_where_it_is_none(program, trained):
+def test_every_kind_of_error_costs_nothing_where_it_is_none_and_tells_where_it_is_some(program, trained):
     words = (
         "--wavelength",
         "-0.05,0",
@@ -134,7 +134,8 @@ def test_every_kind_of_error_costs_nothing_where_it_is_none(program, trained):
     lost = tolerances_of(program, trained, *words)
     for kind in ("wavelength", "index", "axial", "rotation", "tilt"):
         assert lost[kind, 0.0] == pytest.approx(0, abs=2e-3)
-    assert lost["rotation", 0.1] > 0
+    for largest in (("wavelength", -0.05), ("index", 0.2), ("axial", 1e-3), ("rotation", 0.1), ("tilt", 0.1)):
+        assert abs(lost[largest]) > 1e-4
 
 
 def test_layers_are_exported_come_back_and_are_simulated_again(program, trained, tmp_path):
@@ -246,7 +247,7 @@ def test_damaged_layers_are_named(program, trained, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_a_training_that_is_ended_from_outside_goes_on_bit_for_bit(program, trained, tmp_path, number, code):
-    words = ("train", *SMALL, "--set", "train.epochs=200", "--out", "cut", "--quiet", "--json")
+    words = ("train", *SMALL, "--set", "train.epochs=9000", "--out", "cut", "--quiet", "--json")
     script = "import sys; from diffract.cli import main; sys.exit(main())"
     process = subprocess.Popen([sys.executable, "-c", script, *words], cwd=tmp_path, env=os.environ)
     log = tmp_path / "cut/log.jsonl"
@@ -256,7 +257,7 @@ def test_a_training_that_is_ended_from_outside_goes_on_bit_for_bit(program, trai
     process.send_signal(number)
     assert process.wait(60) == code
     reached = log.read_text().count("\n")
-    assert 3 <= reached < 200
+    assert 3 <= reached < 8000
     with (
         pytest.MonkeyPatch.context() as patch
     ):  # what is left of the training would take long: end it at the next epoch

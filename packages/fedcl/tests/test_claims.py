@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from core_utils.claims import Trial
 from fedcl import claims
@@ -63,3 +64,16 @@ def test_the_backbone_knows_digits_and_depends_on_the_seed():
     assert float((torch.cdist(features, centres).argmin(1) == y).float().mean()) > 0.8
     assert not any(parameter.requires_grad for parameter in one.parameters())
     assert np.isfinite(features.numpy()).all()
+
+
+def test_the_backbone_is_the_same_on_any_number_of_threads():
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(miniature_backbone(0, steps=20).state_dict())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])

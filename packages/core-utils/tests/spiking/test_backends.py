@@ -148,6 +148,6 @@ def test_triton_kernels_compile_for_a_gpu_and_contract_nothing(precision, monkey
 
 def run(*command):
     """Runs a command to its end and returns what it said; a failure shows both streams."""
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return result

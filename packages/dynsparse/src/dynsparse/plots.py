@@ -23,6 +23,7 @@ def training_figure(records: Sequence[Mapping[str, Any]], target: float | None, 
         SVG.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     wanted = [("loss", "training loss (nats)")]
     wanted += [("validation_accuracy", "validation accuracy")] if "validation_accuracy" in records[0] else []
@@ -39,6 +40,7 @@ def training_figure(records: Sequence[Mapping[str, Any]], target: float | None, 
             axes.legend(frameon=False)
         if axes.get_subplotspec().is_last_row():
             axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axes.get_subplotspec().is_first_row():
             axes.set_title(title, fontsize="medium")
     return svg(figure)

@@ -232,7 +232,7 @@ class FederatedRun:
 
     @property
     def _belongs(self) -> dict[str, str]:
-        return {name: str(self.config[name]) for name in ("scenario", "frozen")}
+        return {"scenario": self.config["scenario"], "backbone": self.config["frozen"]}
 
     @staticmethod
     def _cut_log(run: Run, rounds: int) -> None:

@@ -82,29 +82,38 @@ def digit_images() -> tuple[Tensor, Tensor]:
 
 
 def miniature_backbone(seed: int, *, steps: int = 300, width: int = 64, blocks: int = 4) -> Backbone:
-    """A perceptron trained on digits by Adam, batches of 64; the global random state is left as it was.
+    """A perceptron trained on digits by Adam, batches of 64; global random state and threads are left as they were.
 
-    Adam is written out: the first use of `torch.optim` imports a compiler, which takes longer than a whole federation.
+    One thread trains it: on as many as a machine has, the bits of a frozen backbone would depend on the machine.
     """
-    x, y = digit_images()
+    threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone, head = mlp_backbone(x[0].numel(), width, blocks), nn.Linear(width, 10)
-        parameters = [*backbone.parameters(), *head.parameters()]
-        means = [torch.zeros_like(each) for each in parameters]
-        squares = [torch.zeros_like(each) for each in parameters]
-        for step in range(1, steps + 1):
-            rows = torch.randint(len(y), (64,))
-            features = backbone.stem(x[rows])
-            for block in backbone.blocks:
-                features = block(features)
-            gradients = torch.autograd.grad(functional.cross_entropy(head(features), y[rows]), parameters)
-            with torch.no_grad():
-                for weight, gradient, mean, square in zip(parameters, gradients, means, squares, strict=True):
-                    mean.lerp_(gradient, 0.1)
-                    square.lerp_(gradient**2, 0.001)
-                    corrected = (square / (1 - 0.999**step)).sqrt_().add_(1e-8)
-                    weight.addcdiv_(mean, corrected, value=-2e-3 / (1 - 0.9**step))
+        torch.set_num_threads(1)
+        try:
+            return _trained(mlp_backbone(SIDE * SIDE, width, blocks), nn.Linear(width, 10), steps)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _trained(backbone: Backbone, head: nn.Linear, steps: int) -> Backbone:
+    """Adam is written out: the first use of `torch.optim` imports a compiler, which takes longer than a federation."""
+    x, y = digit_images()
+    parameters = [*backbone.parameters(), *head.parameters()]
+    means = [torch.zeros_like(each) for each in parameters]
+    squares = [torch.zeros_like(each) for each in parameters]
+    for step in range(1, steps + 1):
+        rows = torch.randint(len(y), (64,))
+        features = backbone.stem(x[rows])
+        for block in backbone.blocks:
+            features = block(features)
+        gradients = torch.autograd.grad(functional.cross_entropy(head(features), y[rows]), parameters)
+        with torch.no_grad():
+            for weight, gradient, mean, square in zip(parameters, gradients, means, squares, strict=True):
+                mean.lerp_(gradient, 0.1)
+                square.lerp_(gradient**2, 0.001)
+                corrected = (square / (1 - 0.999**step)).sqrt_().add_(1e-8)
+                weight.addcdiv_(mean, corrected, value=-2e-3 / (1 - 0.9**step))
     return backbone.requires_grad_(False)
 
 

@@ -45,6 +45,8 @@ class Run(cli.Configured, cli.RunCommand):
 
     def __call__(self) -> None:
         """Prints the figures; leaves accuracy matrix, curves and checkpoint in `--out`."""
+        from torch import set_num_threads
+
         from fedcl.job import JobConfig, make_run
 
         loop = {"engine": self.engine, "rounds": self.rounds, "seed": self.seed, "device": self.device}
@@ -54,6 +56,8 @@ class Run(cli.Configured, cli.RunCommand):
         config = self.settings(JobConfig, **typed)
         with self.open_run(config.asked()) as run:
             if not run.finished:
+                if config.model.backbone == "mlp":
+                    set_num_threads(1)  # threads would wait for one another longer than they work
                 federation = make_run(config)
                 total = federation.scenario.num_tasks * config.run.rounds
 
