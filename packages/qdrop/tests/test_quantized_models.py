@@ -99,7 +99,13 @@ def closeness(model, qm, batches):
         return [sqnr_db(a, b) for a, b in pairs if a.is_floating_point() and a.shape == b.shape and a.numel()]
 
 
-@pytest.mark.parametrize("name", MODELS)
+LONG = {"mobilenet_v2", "regnet_x_400mf", "bert-questions", "detector"}
+"""Models that take many seconds to quantise; the others have units of the same kinds."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in MODELS]
+)
 def test_a_model_is_quantised_unit_by_unit(name):
     model, batches = MODELS[name]()
     plan = qdrop.plan(model, batches[0], QDropConfig(**FEW))

@@ -11,6 +11,8 @@ from core_utils.data import DataError
 from core_utils.files import FileError
 from core_utils.spiking.events import CachedFrames, cache, cache_frames, cache_key
 
+pytestmark = pytest.mark.bare
+
 SHAPE = (3, 2, 4, 4)
 
 

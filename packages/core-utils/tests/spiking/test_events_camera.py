@@ -14,6 +14,8 @@ from core_utils.spiking.events import (
     simulate_frames,
 )
 
+pytestmark = pytest.mark.bare
+
 CLEAN = {"mismatch": 0.0, "noise": 0.0}
 VARIANTS = {
     "saccade": EventCamera(),
