@@ -3,12 +3,12 @@
 import io
 
 import distributed
-import imagenet_s
-import jethr2
 import pytest
-import snasnet
 from PIL import Image
 
+import imagenet_s
+import jethr2
+import snasnet
 from core_utils.data import fashion_mnist_small
 
 
@@ -18,7 +18,7 @@ class Finished(distributed.SchedulerPlugin):
     def __init__(self):
         self.names = []
 
-    def transition(self, key, start, finish, *_, **__):
+    def transition(self, key, _, finish, *__, **___):
         if finish == "memory":
             self.names.append(str(key))
 

@@ -1,12 +1,13 @@
 """Models of other papers as fedcl's clients: Flower's nodes and one process after the other learn the same."""
 
+import pytest
+import torch
+from torch import nn
+
 import dynsparse
 import fedcl
-import pytest
 import snn_tet
-import torch
 from fedcl.miniature import miniature_scenario
-from torch import nn
 
 # flwr 1.42 imports typer 0.20, which imports names that click 8.5 calls deprecated.
 pytestmark = pytest.mark.filterwarnings(

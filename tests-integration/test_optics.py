@@ -1,11 +1,11 @@
 """diffract's optics before a classifier that has only ever seen clear images."""
 
-import diffract
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import diffract
 from core_utils.data import digits
 from core_utils.training import Arrays, Loader, fit, seed_everything
 

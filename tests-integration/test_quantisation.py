@@ -6,15 +6,15 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import mqbench_lite as mqb
 import pytest
 import safetensors.torch
 import torch
-from mqbench_lite.host import host
 from torch import nn
 
+import mqbench_lite as mqb
 from core_utils.data import fashion_mnist_small
 from core_utils.training import Arrays, Loader, fit, seed_everything
+from mqbench_lite.host import host
 
 BROUGHT = {"qdrop", "brecq", "qdrop-adaround"}
 COMPARED = ("minmax", "lsq", "qdrop")
@@ -75,10 +75,9 @@ def weights(tmp_path_factory):
 def benchmark(weights, tmp_path_factory):
     """The run's folder of `mqbench-lite grid`: three algorithms on one net, three bits."""
     folder = tmp_path_factory.mktemp("grid")
-    settings = {
-        **{"network": "residual", "weights": str(weights), "algorithms": COMPARED, "profiles": [PROFILE]},
-        **{"bits": ["3/3"], "seeds": 1, "calibration": 256, "steps": 30, "ptq_steps": 60},
-    }
+    short = {"seeds": 1, "calibration": 256, "steps": 30, "ptq_steps": 60}
+    point = {"network": "residual", "weights": str(weights), "profiles": [PROFILE], "bits": ["3/3"]}
+    settings = {"algorithms": COMPARED, **point, **short}
     lines = (f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
     (folder / "grid.toml").write_text("".join(lines))
     program = Path(sys.executable).with_name("mqbench-lite")
