@@ -9,7 +9,7 @@ import diffract
 from core_utils.data import digits
 from core_utils.training import Arrays, Loader, fit, seed_everything
 
-TESTED = 100
+TESTED = 200
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def classifier(design, objects):
         lambda model, batch, _: nn.functional.cross_entropy(model(batch[0]), batch[1]),
         Loader(Arrays(seen(clear), digits().y_train[: len(clear)]), 50),
         optimizer=torch.optim.Adam(net.parameters(), 2e-3),
-        epochs=8,
+        epochs=20,
         progress=False,
     )
     return net.eval()

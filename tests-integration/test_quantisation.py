@@ -134,5 +134,5 @@ def test_what_is_not_installed_is_not_listed(without_qdrop):
 def test_what_is_not_installed_is_refused_in_one_line(without_qdrop, tmp_path):
     done = without_qdrop("grid", "--set", 'algorithms=["lsq", "qdrop"]', "--out", str(tmp_path / "run"))
     assert done.returncode == 2
-    assert done.stderr.startswith("mqbench-lite: there is no algorithm 'qdrop'; use one of adaround, ")
+    assert done.stderr.startswith("mqbench-lite: there is no algorithm 'qdrop' (use one of adaround, ")
     assert done.stderr.count("\n") == 1
