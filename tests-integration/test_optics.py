@@ -44,7 +44,7 @@ def classifier(design, objects):
         lambda model, batch, _: nn.functional.cross_entropy(model(batch[0]), batch[1]),
         Loader(Arrays(seen(clear), digits().y_train[: len(clear)]), 50),
         optimizer=torch.optim.Adam(net.parameters(), 2e-3),
-        epochs=20,
+        epochs=8,
         progress=False,
     )
     return net.eval()
@@ -79,6 +79,6 @@ def test_the_labels_are_those_of_the_objects(objects):
 
 
 def test_a_diffuser_costs_accuracy_and_trained_layers_give_some_of_it_back(accuracies):
-    assert accuracies["clear"] > 0.9
-    assert accuracies["network"] < accuracies["clear"] - 0.05
-    assert accuracies["network"] > accuracies["free space"] + 0.05
+    assert accuracies["clear"] > 0.8
+    assert accuracies["network"] < accuracies["clear"] - 0.1
+    assert accuracies["network"] > accuracies["free space"] + 0.3
