@@ -75,13 +75,13 @@ def weights(tmp_path_factory):
 def benchmark(weights, tmp_path_factory):
     """The run's folder of `mqbench-lite grid`: three algorithms on one net, three bits."""
     folder = tmp_path_factory.mktemp("grid")
-    short = {"seeds": 1, "calibration": 256, "steps": 30, "ptq_steps": 60}
+    short = {"seeds": 1, "calibration": 128, "steps": 20, "ptq_steps": 30}
     point = {"network": "residual", "weights": str(weights), "profiles": [PROFILE], "bits": ["3/3"]}
     settings = {"algorithms": COMPARED, **point, **short}
     lines = (f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
     (folder / "grid.toml").write_text("".join(lines))
     program = Path(sys.executable).with_name("mqbench-lite")
-    words = ["grid", "--config", folder / "grid.toml", "--out", folder / "run", "--quiet"]
+    words = ["grid", "--config", folder / "grid.toml", "--out", folder / "run", "--workers", "2", "--quiet"]
     done = subprocess.run([program, *words], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return folder / "run"
