@@ -5,11 +5,12 @@ place in files, and is equal to its simulation but for ONNX Runtime's averages, 
 which is the usual one, has none, and the message says which layer it is.
 """
 
-import dynsparse
-import mqbench_lite as mqb
 import numpy as np
 import pytest
 import torch
+
+import dynsparse
+import mqbench_lite as mqb
 from mqbench_lite.host import host
 
 PROFILE = host().profile("onnxruntime")  # 7-bit weights at the ends where 8-bit products overflow
