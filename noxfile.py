@@ -226,10 +226,11 @@ def prove_together(session: nox.Session) -> None:
     with tempfile.TemporaryDirectory(dir=session.virtualenv.location, prefix="clean-") as folder:
         session.run("uv", "venv", "--quiet", "--seed", "--python", session.virtualenv.location, folder)
         python, index = Path(folder, "bin", "python"), (DIST / "simple").as_uri()
-        uv, pip = ("uv", "pip"), (python, "-m", "pip")
+        uv, pip = ("uv", "pip"), (python, "-m", "pip", "--isolated")
         session.run(*uv, "install", "--python", python, "--quiet", "--index", index, *PINNED, *NAMES)
         session.run(*uv, "uninstall", "--python", python, "--quiet", *NAMES)
-        session.run(*pip, "install", "--quiet", "--no-deps", "--index-url", index, *NAMES, external=True)
+        alone = {"PIP_CONFIG_FILE": os.devnull}  # whose further indexes would be asked, too
+        session.run(*pip, "install", "--quiet", "--no-deps", "--index-url", index, *NAMES, external=True, env=alone)
         session.run(*pip, "check", external=True)
         session.run(python, "tools/check_installed.py", DIST, *NAMES, external=True)
         session.run(python, "tools/check_removal.py", DIST, external=True)

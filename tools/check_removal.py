@@ -9,40 +9,47 @@ import importlib.metadata
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 CORE = "core-utils"
-CORES = 2
+ASKED = """
+import contextlib, importlib.util, io, sys
+from importlib.metadata import entry_points
+
+gone, *names = sys.argv[1:]
+if importlib.util.find_spec(gone.replace("-", "_")):
+    sys.exit(f"pip left a part of {gone} behind")
+for name in names:
+    (program,) = entry_points(group="console_scripts", name=name)
+    sys.argv = [name, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        code = program.load()()
+    if code != 0 or name not in text.getvalue():
+        sys.exit(f"{name} --help ends with {code}")
+"""
+"""One process for all programs: what takes their time is Python's start."""
 
 
 def main() -> None:
     """Exits with a message that names the first package that another one misses."""
     wheels = {wheel.name.partition("-")[0].replace("_", "-"): wheel for wheel in Path(sys.argv[1]).glob("*.whl")}
-    answer(list(wheels), "with all packages")
+    for name in wheels:
+        done = subprocess.run([program(name), "--help"], capture_output=True, text=True, timeout=60)
+        if done.returncode != 0 or name not in done.stdout:
+            sys.exit(f"{name} --help fails: {done.stderr}")
     for name in sorted(set(wheels) - {CORE}):
         others = [other for other in wheels if other != name]
-        if needs := [other for other in others if name in required(other)]:
-            sys.exit(f"{needs[0]} requires {name}: papers must not depend on each other")
+        if needy := [other for other in others if name in required(other)]:
+            sys.exit(f"{needy[0]} requires {name}: papers must not depend on each other")
         pip("uninstall", "--yes", name)
-        left = subprocess.run([sys.executable, "-c", f"import {name.replace('-', '_')}"], stderr=subprocess.DEVNULL)
-        if left.returncode == 0 or program(name).exists():
-            sys.exit(f"pip left a part of {name} behind")
-        answer(others, f"without {name}")
+        if program(name).exists():
+            sys.exit(f"pip left the program {name} behind")
+        asked = subprocess.run(
+            [sys.executable, "-c", ASKED, name, *others], capture_output=True, text=True, timeout=120
+        )
+        if asked.returncode != 0:
+            sys.exit(f"without {name}: {asked.stderr}")
         pip("install", "--no-deps", "--no-index", str(wheels[name]))
-
-
-def answer(names: list[str], when: str) -> None:
-    """Asks programs for their help."""
-    with ThreadPoolExecutor(CORES) as pool:
-        for name, done in zip(names, pool.map(ask, names), strict=True):
-            if done.returncode != 0 or name not in done.stdout:
-                sys.exit(f"{name} --help fails {when}: {done.stderr}")
-
-
-def ask(name: str) -> subprocess.CompletedProcess[str]:
-    """What a program says to `--help`."""
-    return subprocess.run([program(name), "--help"], capture_output=True, text=True, timeout=60)
 
 
 def program(name: str) -> Path:
