@@ -75,7 +75,7 @@ def weights(tmp_path_factory):
 def benchmark(weights, tmp_path_factory):
     """The run's folder of `mqbench-lite grid`: three algorithms on one net, three bits."""
     folder = tmp_path_factory.mktemp("grid")
-    short = {"seeds": 1, "calibration": 128, "steps": 20, "ptq_steps": 30}
+    short = {"seeds": 1, "calibration": 128, "steps": 30, "ptq_steps": 40}
     point = {"network": "residual", "weights": str(weights), "profiles": [PROFILE], "bits": ["3/3"]}
     settings = {"algorithms": COMPARED, **point, **short}
     lines = (f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
@@ -94,9 +94,10 @@ def test_one_table_holds_qdrop_beside_lsq_and_minmax(benchmark):
     assert accuracy.keys() == set(COMPARED)
     assert [row["rank"] for row in table["rows"]] == [1, 2, 3]
     assert list(accuracy.values()) == sorted(accuracy.values(), reverse=True)
-    # Rounding to the nearest by the extremes is the weakest at three bits, whatever learns.
-    assert accuracy["minmax"] + 5 < min(accuracy["qdrop"], accuracy["lsq"])
-    assert max(accuracy.values()) <= table["float_accuracy"] + 1
+    # At three bits, ranges from the extremes cost most of what learning keeps.
+    learned = min(accuracy["qdrop"], accuracy["lsq"])
+    assert accuracy["minmax"] + 2 < learned
+    assert learned > table["float_accuracy"] - 10
 
 
 def test_every_point_of_the_table_is_onnx_runtimes_to_the_bit(benchmark):
