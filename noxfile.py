@@ -140,6 +140,7 @@ def wheels(session: nox.Session) -> None:
     heavy = [name for name in NAMES if "\ntorch==" in (DIST / f"requirements-{name}.txt").read_text()]
     name = next(iter(heavy), CORE)
     prove(session, name, "pip", "--require-hashes", "-r", DIST / f"requirements-{name}.txt")
+    prove_together(session)
 
 
 def wheel(session: nox.Session, package: str) -> str:
@@ -226,6 +227,24 @@ def prove(session: nox.Session, package: str, installer: str, *arguments: str | 
         session.run(*pip, "--quiet", *arguments, external=True)
         session.run(python, "tools/check_installed.py", DIST, CORE, package, external=True)
         session.run(command, "--help", silent=True, external=True)
+
+
+def prove_together(session: nox.Session) -> None:
+    """All our wheels in one environment by plain pip, from the index alone; each paper leaves without harm to others.
+
+    What they need comes by uv beforehand, which links 6 GB where pip would copy them.
+    """
+    with tempfile.TemporaryDirectory(dir=session.virtualenv.location, prefix="clean-") as folder:
+        session.run("uv", "venv", "--quiet", "--seed", "--python", session.virtualenv.location, folder)
+        python, index = Path(folder, "bin", "python"), (DIST / "simple").as_uri()
+        uv, pip = ("uv", "pip"), (python, "-m", "pip", "--isolated")
+        session.run(*uv, "install", "--python", python, "--quiet", "--index", index, *PINNED, *NAMES)
+        session.run(*uv, "uninstall", "--python", python, "--quiet", *NAMES)
+        alone = {"PIP_CONFIG_FILE": os.devnull}  # whose further indexes would be asked, too
+        session.run(*pip, "install", "--quiet", "--no-deps", "--index-url", index, *NAMES, external=True, env=alone)
+        session.run(*pip, "check", external=True)
+        session.run(python, "tools/check_installed.py", DIST, *NAMES, external=True)
+        session.run(python, "tools/check_removal.py", DIST, external=True)
 
 
 @atexit.register

@@ -14,6 +14,7 @@ from mqbench_lite import algorithms, profiles
 from mqbench_lite.calibration import calibrate
 from mqbench_lite.errors import ExportError, MQBenchError, NotCalibratedError, ProfileError, UnsupportedOpError
 from mqbench_lite.graph import LAYERS
+from mqbench_lite.onnx_files import to_onnx
 from mqbench_lite.preparing import prepare
 
 X = images(32)
@@ -412,6 +413,23 @@ def test_a_model_with_constants_and_float_parts_is_quantised_around_them():
     (constant,) = (node.name for node in qm.graph if node.op == "constant")
     np.testing.assert_array_equal(qm.freeze().constants[constant], np.ones((4, 1, 1), np.float32))
     torch.testing.assert_close(run(qm.to_integer(), x), run(qm, x), atol=0.03, rtol=0)
+
+
+def test_a_kernel_for_each_sample_is_refused_by_its_name_and_runs_in_float_if_that_is_asked_for():
+    def own_kernels(m, x):
+        inner = m.a(x)
+        kernels = inner.mean((2, 3)).reshape(-1, 1, 1, 1)
+        rows = nn.functional.conv2d(inner.reshape(1, -1, 8, 8), kernels, groups=4 * x.shape[0])
+        return m.b(rows.reshape(-1, 4, 8, 8))
+
+    model, x = Function(own_kernels, a=conv(), b=conv()), images(32, 4, 8, 8)
+    with pytest.raises(UnsupportedOpError, match=r"^conv2d.default at conv2d has no place in onnxruntime "):
+        prepare(model, profile="onnxruntime", example_inputs=(x[:2],))  # not the size of the batch, which it reads
+    qm = ready(model, x=x, fallback="float")
+    assert float((run(qm, x) - run(model, x)).abs().max()) < 0.05
+    torch.testing.assert_close(run(qm.to_integer(), x), run(qm, x), atol=0.03, rtol=0)
+    with pytest.raises(UnsupportedOpError, match=r"^conv2d.default at conv2d has no place in ONNX files "):
+        to_onnx(qm.freeze())
 
 
 def test_leaves_run_in_float_and_move_with_the_model():

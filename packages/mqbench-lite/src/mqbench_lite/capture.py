@@ -236,7 +236,9 @@ def _call(node: torch.fx.Node, values: Mapping[torch.fx.Node, Any]) -> Call:
     value = node.meta.get("val")
     shape = _shape(node) if isinstance(value, Tensor) else None
     plain = name if name.startswith("__") else name.rstrip("_")
-    return Call(plain, _functional(node.target), tuple(args), kwargs, own_module(node), plain, shape, source_of(node))
+    number = isinstance(value, int | float | torch.SymInt | torch.SymFloat | torch.SymBool)
+    owner, source = own_module(node), source_of(node)
+    return Call(plain, _functional(node.target), tuple(args), kwargs, owner, plain, shape, source, number)
 
 
 def _functional(target: Any) -> Any:

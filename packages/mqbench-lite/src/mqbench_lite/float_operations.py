@@ -14,8 +14,8 @@ from mqbench_lite.errors import UnsupportedOpError
 from mqbench_lite.graph import Node
 
 
-def evaluate(node: Node, inputs: Sequence[Tensor], constants: Mapping[str, np.ndarray]) -> Tensor:
-    """The result of any node without a quantised weight.
+def evaluate(node: Node, inputs: Sequence[Any], constants: Mapping[str, np.ndarray]) -> Any:
+    """The result of any node without a quantised weight: a tensor, or a number where a function gives one.
 
     Raises:
         UnsupportedOpError: the operation has no meaning of its own.

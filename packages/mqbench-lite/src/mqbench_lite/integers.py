@@ -35,16 +35,16 @@ class Activation:
     """What flows between nodes.
 
     Attributes:
-        content: float values, or codes minus the zero point, held as float32.
+        content: float values, or codes minus the zero point, held as float32; a number where a function gives one.
         grid: the codes' grid, or None.
     """
 
-    content: Tensor
+    content: Any
     grid: QParams | None = None
 
     @property
-    def values(self) -> Tensor:
-        """As float32."""
+    def values(self) -> Any:
+        """As float32, or the number."""
         return self.content if self.grid is None else self.content * float(self.grid.scale)
 
 
@@ -132,7 +132,8 @@ class IntegerModel(nn.Module):
     @torch.no_grad()
     def shapes(self, *inputs: Float[Tensor, " ..."]) -> dict[str, tuple[int, ...]]:
         """Shapes of all tensors but those inside integer units."""
-        return {name: tuple(x.content.shape) for name, x in self._run(inputs, set(self._steps)).items()}
+        found = self._run(inputs, set(self._steps))
+        return {name: tuple(x.content.shape) for name, x in found.items() if isinstance(x.content, Tensor)}
 
     def _run(self, inputs: tuple[Tensor, ...], wanted: set[str]) -> dict[str, Activation]:
         names = self.model.graph.inputs
@@ -167,8 +168,9 @@ class IntegerModel(nn.Module):
             )
         return lambda live: Activation(self._evaluate(node, [live[x].values for x in node.inputs]))
 
-    def _evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
-        return evaluate(node, inputs, self.model.constants).contiguous()
+    def _evaluate(self, node: Node, inputs: list[Any]) -> Any:
+        found = evaluate(node, inputs, self.model.constants)
+        return found.contiguous() if isinstance(found, Tensor) else found
 
     def _quantize_step(self, node: Node) -> Step:
         grid = self.model.grids[node.name]

@@ -57,6 +57,7 @@ class Call:
         own_name: what its node is to be called, without the owner.
         shape: of its result, `BATCH` where it is not known; None if the result is no tensor.
         source: where in the user's code it was called.
+        number: whether its result is a number.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Call:
     own_name: str
     shape: tuple[int, ...] | None
     source: str = ""
+    number: bool = False
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument by position or by name."""
@@ -109,7 +111,7 @@ class Lowering:
             return Ref(inputs.index(made))
 
         args, kwargs = pytree.tree_map(referred, (call.args, dict(call.kwargs)))
-        target = Bound(call.target, tuple(args), kwargs)
+        target = Bound(call.target, tuple(args), kwargs, call.number)
         return self.emit(call, "call", inputs, target=target, args=(), kwargs={})
 
     def emit(

@@ -16,11 +16,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from mqbench_lite.accumulation import output_steps
-from mqbench_lite.errors import ExportError
+from mqbench_lite.errors import ExportError, UnsupportedOpError
 from mqbench_lite.fusion import Clips, code_limits, stored_range, tensor_grids, units
 from mqbench_lite.graph import LAYERS, Node, QParams, QuantizedGraph
 from mqbench_lite.integers import IntegerModel
-from mqbench_lite.onnx_operators import OPERATORS
+from mqbench_lite.onnx_operators import FORMAT, OPERATORS
+from mqbench_lite.operators import without_format
 
 OPSETS = range(17, 24)
 METADATA = "mqbench_lite"
@@ -43,6 +44,10 @@ def to_onnx(model: QuantizedGraph, clips: Clips = "codes", opset: int = 17) -> o
     missing = [name for name in model.graph.inputs if name not in model.shapes]
     if missing:
         raise ExportError(f"the shape of the input {missing[0]} is not known", "give the shapes with the model")
+    if (call := without_format(model.graph)) is not None:
+        target = call.attributes["target"]
+        what = f"{getattr(target, 'name', target)} at {call.name}"
+        raise UnsupportedOpError(what, FORMAT, "export only operations of the graph")
     writer = Writer(model, clips, opset)
     for node in model.graph:
         writer.write(node)

@@ -219,10 +219,6 @@ def _layer_norm(writer: Writer, node: Node, inputs: Sequence[str], output: str) 
     return writer.add("LayerNormalization", [*inputs, *names], output, axis=axis, epsilon=node.attributes["eps"])
 
 
-def _call(_: Writer, node: Node, *__: Any) -> str:
-    raise UnsupportedOpError(f"{node.name}: {node.attributes['target']}", FORMAT, "export only operations of the graph")
-
-
 OPERATORS: dict[str, Operator] = {
     "conv": _conv,
     "conv_transpose": _conv_transpose,
@@ -254,5 +250,4 @@ OPERATORS: dict[str, Operator] = {
     "slice": _slice,
     "pad": _pad,
     "resize": _resize,
-    "call": _call,
 }

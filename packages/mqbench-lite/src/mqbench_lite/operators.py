@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 -- its name everywhere
 from torch.utils import _pytree as pytree
 
-from mqbench_lite.graph import Node
+from mqbench_lite.graph import Graph, Node
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -34,11 +34,13 @@ class Bound:
         function: of torch, or a module of the user's.
         args: with a `Ref` in the place of each tensor.
         kwargs: likewise.
+        number: whether it gives a number, such as that of the samples, and no tensor.
     """
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    number: bool = False
 
     def __call__(self, *inputs: Any) -> Any:
         """The function's result for these tensors."""
@@ -51,6 +53,13 @@ class Bound:
     def name(self) -> str:
         """What to call the function in messages."""
         return str(getattr(self.function, "__name__", None) or type(self.function).__name__)
+
+
+def without_format(graph: Graph) -> Node | None:
+    """The first function that no file format has; one that gives a tensor, since numbers are made for such functions."""
+    calls = [node for node in graph if node.op == "call"]
+    tensors = (node for node in calls if not getattr(node.attributes["target"], "number", False))
+    return next(tensors, next(iter(calls), None))
 
 
 def run(node: Node, inputs: Sequence[Any]) -> Any:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from mqbench_lite.errors import ProfileError, UnsupportedOpError
 from mqbench_lite.graph import KEEPS_GRID, LAYERS, Graph, Node
+from mqbench_lite.operators import without_format
 from mqbench_lite.specs import MAX_BITS, MIN_BITS, HardwareProfile
 
 PREFIX = "Q:"
@@ -62,12 +63,10 @@ def place(
         ProfileError: an override fits nothing, or says what is no width.
         UnsupportedOpError: such a function, without `fallback="float"`.
     """
-    if fallback == "error":
-        for node in graph:
-            if node.op == "call":
-                raise UnsupportedOpError(
-                    f"{node.attributes['target'].name} at {node.name}", profile.name, 'pass fallback="float"'
-                )
+    if fallback == "error" and (node := without_format(graph)) is not None:
+        raise UnsupportedOpError(
+            f"{node.attributes['target'].name} at {node.name}", profile.name, 'pass fallback="float"'
+        )
     widths = find_widths(graph, profile, overrides or {})
     quantised = _inserted(graph, _wanted(graph, profile, widths))
     return Placed(quantised, widths.weights, _sharing(quantised, profile))

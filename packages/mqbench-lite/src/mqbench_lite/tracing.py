@@ -134,7 +134,7 @@ class _Run:
         name = name if name.startswith("__") else name.strip("_")
         if name in _SIZES:  # a number of the batch
             shape = None
-        return Call(name, target, args, kwargs, owner, name, shape, source)
+        return Call(name, target, args, kwargs, owner, name, shape, source, isinstance(one, int | float))
 
     def _write_back(self, node: torch.fx.Node) -> None:
         """What is read from a tensor after a write to it is the written."""
