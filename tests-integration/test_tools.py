@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).parents[1] / "tools"
+SIGNS = {"reproduced": "✓", "refuted": "✗", "inconclusive": "?"}
 
 
 @pytest.fixture
@@ -94,3 +95,14 @@ def test_every_test_that_guards_an_untrusted_source_is_there():
     for file, test in named:
         folder = TOOLS.parent if file.startswith("tests-integration/") else TOOLS.parent / "packages"
         assert f"\ndef {test}(" in (folder / file).read_text(), f"{file}::{test}"
+
+
+def test_the_first_table_counts_the_verdicts_of_the_second():
+    lines = (TOOLS.parent / "README.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| ")]
+    short = {match[1]: row[3] for row in rows if (match := re.match(r"\[`(\S+)`\]", row[0]))}
+    names = {row[0] for row in rows if row[-1] in ("reproduced", "refuted", "inconclusive")}
+    assert short.keys() == names
+    for name, cell in short.items():
+        counted = [sum(row[0] == name and row[-1] == kind for row in rows) for kind in SIGNS]
+        assert cell == " · ".join(f"{count} {SIGNS[kind]}" for kind, count in zip(SIGNS, counted, strict=True) if count)
