@@ -162,9 +162,8 @@ def _by_rule(x: Tensor, weight: Tensor, geometry: Geometry) -> str:
     """Compares the kernels that mixing writes, B |W|, with the outputs of all kernels, K B C_o positions."""
     if takes_bmm(weight, geometry):
         return "bmm"
-    positions = prod(
-        [size // geometry.stride[axis] for axis, size in enumerate(x.shape[2:])]
-    )  # as torch.compile reads it
+    sizes = [size // geometry.stride[axis] for axis, size in enumerate(x.shape[2:])]  # a list, for torch.compile
+    positions = prod(sizes)
     large_kernels = weight[0].numel() > LARGE_KERNELS * len(weight) * weight.shape[1] * positions
     return "mix_outputs" if x.shape[0] >= LARGE_BATCH and large_kernels else "grouped"
 
