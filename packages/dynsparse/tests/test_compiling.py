@@ -101,6 +101,17 @@ def test_a_static_convolution_takes_its_batch_norm(bias, affine):
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+def test_a_static_convolution_that_computes_its_weight_keeps_its_batch_norm():
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 9, 9)
+    stem = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 8, 3))
+    model = finalised(with_statistics(nn.Sequential(stem, nn.BatchNorm2d(8), SDConv2d(8, 8, 1)), x))
+    compiled = compile_sparse(model)
+    assert isinstance(compiled.model[1], nn.BatchNorm2d)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 @needs_kernel
 def test_weights_take_little_more_memory_than_their_nonzeros():
     torch.manual_seed(0)

@@ -18,7 +18,7 @@ from dynsparse.errors import check_choice
 from dynsparse.layers import SDConvNd
 from dynsparse.routers import ODConvRouter
 from dynsparse.runtime import native
-from dynsparse.runtime.folding import Follower, absorb, followers
+from dynsparse.runtime.folding import FOLDING, Follower, absorb, followers
 from dynsparse.runtime.layer import SPARSE, Choice, SparseConv
 from dynsparse.runtime.pattern import sparse_kernels
 
@@ -104,7 +104,8 @@ def compile_sparse(
     The back-end of a layer is chosen when the first input of a shape comes: by "auto" the first that is installed of
     the compiled kernel, torch's CSR matrices (MKL) and SciPy's is timed beside all exact dense forms, and stays if it is
     at least `min_gain` times as fast as the best of them. Batch norms and ReLUs that only see a layer's output are done
-    by the layer; static convolutions take their batch norms. Layers with ODConv's router, or in another precision than float32, stay as they are.
+    by the layer; static convolutions take their batch norms. Layers with ODConv's router, or in another precision than
+    float32, stay as they are.
 
     Args:
         model: finalised and in eval mode.
@@ -138,7 +139,8 @@ def compile_sparse(
             swaps |= {made.get_submodule(other): nn.Identity() for other in follower.names}
     for name, follower in found.items():
         conv: Any = made.get_submodule(name)
-        if not isinstance(conv, SDConvNd) and follower.scale is not None and follower.shift is not None:
+        plain = type(conv) in FOLDING and "weight" in conv._parameters  # no weight that is computed in each call
+        if plain and follower.scale is not None and follower.shift is not None:
             absorb(conv, follower.scale, follower.shift)
             swaps[made.get_submodule(follower.names[0])] = nn.Identity()
     compiled = CompiledModel(swapped(made, swaps), folded, untraced)
