@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -158,8 +159,9 @@ class _Adaptive(ServerOptimizer):
             return lr
         # flwr's exponent is one more than the steps taken, so 2 at the first; Kingma and Ba's is the steps taken.
         exponent = self.steps + 1.0 if self.settings["preset"] == "flwr" else float(self.steps)
-        b1, b2 = self.settings["betas"]
-        return float(lr * (1 - b2**exponent) ** 0.5 / (1 - b1**exponent))
+        # NumPy's power, as in flwr: on some processors it differs from Python's in the last bit.
+        first, second = np.power(self.settings["betas"], exponent)
+        return float(lr * np.sqrt(1 - second) / (1 - first))
 
 
 class FedAdagrad(_Adaptive):
