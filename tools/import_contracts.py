@@ -25,7 +25,7 @@ CORE_LAYERS = (
     "claims | bench | training | spiking",
     "images | jobs",
     "runs | data",
-    "figures : files : interrupts : jsonable : lazy : memory : settings : states",
+    "figures : files : interrupts : jsonable : lazy : memory : settings : states : user_code",
     "errors",
 )
 FACES = ("cli", "claims")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from core_utils.files import FileError, atomic_file, write_atomically
-from core_utils.runs import Run, RunError
+from core_utils.runs import Run, RunError, read_finished
 from core_utils.states import DamagedState, pack, unpack
 
 pytestmark = pytest.mark.bare
@@ -52,6 +52,24 @@ def test_a_folder_in_which_nothing_was_done_counts_as_new(tmp_path):
     Run.open(tmp_path, CONFIG).close()
     with Run.open(tmp_path, {"another": 1}) as run:
         assert run.read("config.json") == {"another": 1}
+
+
+def test_what_a_finished_run_was_asked_is_read_back(tmp_path):
+    def asked():
+        return read_finished(tmp_path, "paper train", lambda config: config["rate"] > 0)
+
+    for content in (None, b"torn {", b"[1, 2]", b'{"seed": 3}', b'{"rate": -1}'):
+        if content is not None:
+            (tmp_path / "config.json").write_bytes(content)
+        with pytest.raises(RunError, match="is no folder of `paper train`"):
+            asked()
+    (tmp_path / "config.json").unlink()
+    with Run.open(tmp_path, CONFIG) as run:
+        run.log(step=1)
+        with pytest.raises(RunError, match=r"is not finished \(paper train \.\.\. --out .* --resume\)"):
+            asked()
+        run.finish({"accuracy": 0.5})
+    assert asked() == CONFIG
 
 
 def test_a_finished_run_is_returned_read_only(tmp_path):

@@ -362,3 +362,22 @@ def test_two_gloo_processes_give_one_processs_parameters(tmp_path):
         losses = [[record["loss"] for record in run.records()] for run in (one, two)]
         np.testing.assert_allclose(losses[1], losses[0], atol=1e-5)
         assert len(losses[1]) == 3
+
+
+def test_a_classifier_is_evaluated_sample_by_sample_and_left_in_its_mode():
+    from core_utils.training import evaluate_classifier
+
+    class Shifted(torch.nn.Module):
+        def forward(self, x):
+            return x + 10 if self.training else x
+
+    model, logits = Shifted(), torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.5, 0.0]])
+    labels = torch.tensor([0, 1, 1])
+    found = evaluate_classifier(model, [(logits[:2], labels[:2]), (logits[2:], labels[2:])])
+    expected = torch.log1p(torch.tensor([-2.0, -1.0, 0.5]).exp()).mean().item()
+    assert found == {"accuracy": pytest.approx(2 / 3), "loss": pytest.approx(expected, rel=1e-6)}
+    assert model.training
+    turned = evaluate_classifier(model.eval(), [(logits, labels)], lambda samples: -model(samples))
+    assert (turned["accuracy"], model.training) == (pytest.approx(1 / 3), False)
+    with pytest.raises(UserError, match="nothing to evaluate on"):
+        evaluate_classifier(model, [])

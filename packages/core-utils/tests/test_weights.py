@@ -49,3 +49,39 @@ def test_files_that_cannot_be_read_are_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
         load_weights(network(), path)
+
+
+def test_other_people_s_files_give_their_tensors_by_name(tmp_path):
+    from core_utils.training import read_weights
+
+    state = network().state_dict()
+    wrapped = {"module." + name: value for name, value in state.items()}
+    for index, content in enumerate((state, wrapped, {"state_dict": wrapped, "epoch": 3}, {"model": state})):
+        torch.save(content, tmp_path / f"{index}.pt")
+        found = read_weights(tmp_path / f"{index}.pt")
+        assert found.keys() == state.keys()
+        assert all(torch.equal(value, found[name]) for name, value in state.items())
+
+
+def test_a_file_that_holds_more_than_tensors_is_refused_and_runs_nothing(tmp_path):
+    from core_utils.training import read_weights
+
+    class Harm:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "made"), "w"))
+
+    contents = {"cannot be read": [{"state_dict": Harm()}], "holds no state dictionary": [[1, 2], {"epoch": 3}, {}]}
+    for complaint, examples in contents.items():
+        for content in examples:
+            torch.save(content, tmp_path / "bad.pt")
+            with pytest.raises(UserError, match=rf"bad\.pt {complaint}"):
+                read_weights(tmp_path / "bad.pt")
+    assert not (tmp_path / "made").exists()
+
+
+def test_efficientnet_lite0_says_what_brings_it(monkeypatch):
+    from core_utils.training.lite0 import lite0
+
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    with pytest.raises(UserError, match=r'timm is not installed \(pip install "qdrop\[lite0\]"\)'):
+        lite0(install="qdrop[lite0]")

@@ -201,7 +201,7 @@ def test_a_toml_file_mirrors_the_tables_and_typed_options_win(program, tmp_path)
         (("--set", "scenario.alpha=-1"), "alpha must be a finite number above 0, got -1.0"),
         (("--set", "server.noise_multiplier=1.0"), "noise_multiplier needs clip_norm"),
         (("--set", "model.backbone=vgg"), "backbone must be mlp, wrn26, torchvision:NAME or timm:NAME, got 'vgg'"),
-        (("--set", "model.weights=none.safetensors"), "weights none.safetensors cannot be read"),
+        (("--set", "model.weights=none.safetensors"), "none.safetensors cannot be read"),
         (("--set", "scenario.dataset=cifar100"), "dataset cifar100 needs --data"),
         (("--device", "cuda:9"), "--device cuda:9 is not available here"),
         (("--engine", "ray"), "ray"),
@@ -276,11 +276,11 @@ def test_backbones_take_weights_of_their_own_networks_alone(program, tmp_path):
         assert torch.equal(backbone.blocks[2].conv1.weight, source.blocks[2].conv1.weight)
     code, _, err = program("run", "--set", "model.weights=w.pt", "--out", "r", "--quiet")
     assert code == 2
-    assert "weights w.pt are another network's" in err
+    assert "w.pt holds another network's weights" in err
     (tmp_path / "w.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     code, _, err = program("run", "--set", "model.weights=w.pt", "--out", "r", "--quiet")
     assert (code, err.count("\n")) == (2, 1)
-    assert "weights w.pt cannot be read" in err
+    assert "w.pt cannot be read" in err
 
 
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:resnet18"])

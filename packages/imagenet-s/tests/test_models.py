@@ -158,7 +158,7 @@ def test_the_users_function_is_called_without_arguments(tmp_path):
         ("timm:resnet18x", "timm has no model 'resnet18x' .did you mean 'resnet18'?"),
         ("timm:resnet18", "random weights"),
         ("onnx:/nowhere.onnx", "cannot be read"),
-        ("no_such_module_here:make", "cannot be imported"),
+        ("no_such_module_here:make", "no module 'no_such_module_here'"),
         ("/nowhere.py:make", "does not exist"),
     ],
 )
@@ -171,7 +171,7 @@ def test_timm_weights_from_a_file_must_fit(tmp_path, lite0):
     torch.save(lite0.state_dict(), tmp_path / "lite0.pth")
     loaded = load_model("timm:tf_efficientnet_lite0", weights=tmp_path / "lite0.pth")
     assert fingerprint(loaded) == fingerprint(lite0)
-    with pytest.raises(ModelError, match="does not fit timm:tf_mobilenetv3_small_100"):
+    with pytest.raises(ModelError, match=r"lite0\.pth belongs to another network"):
         load_model("timm:tf_mobilenetv3_small_100", weights=tmp_path / "lite0.pth")
     (tmp_path / "torn.pth").write_bytes((tmp_path / "lite0.pth").read_bytes()[:1000])
     with pytest.raises(ModelError, match="cannot be read"):

@@ -5,6 +5,7 @@ import torch
 from hosts import ONNXRUNTIME
 from small import config
 
+from core_utils.errors import UserError
 from mqbench_lite.cells import Cell, accuracy, held_out, measure, network_of, quantised
 from mqbench_lite.errors import MQBenchError
 
@@ -56,5 +57,5 @@ def test_accuracy_is_the_share_of_right_classes():
     logits = torch.eye(4)
     batches = [(logits[:2], torch.tensor([0, 1])), (logits[2:], torch.tensor([0, 3]))]
     assert accuracy(torch.nn.Identity(), batches) == 75.0
-    with pytest.raises(MQBenchError, match="nothing to test on"):
+    with pytest.raises(UserError, match="nothing to evaluate on"):
         accuracy(torch.nn.Identity(), [])

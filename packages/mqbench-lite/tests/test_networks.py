@@ -20,7 +20,7 @@ def test_a_function_of_the_users_file(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("from torch import nn\n\ndef net(width=3):\n    return nn.Linear(2, width)\n\nodd = 4\n")
     assert networks.get(f"{file}:net", width=5)(torch.zeros(1, 2)).shape == (1, 5)
-    for name, words in [("none", "has no 'none'"), ("odd", "gives a int")]:
+    for name, words in [("none", "has no function 'none'"), ("odd", "has no function 'odd'")]:
         with pytest.raises(MQBenchError, match=words):
             networks.get(f"{file}:{name}")
     with pytest.raises(MQBenchError, match="does not exist"):

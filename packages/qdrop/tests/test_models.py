@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from qdrop import miniature, models
+from qdrop import miniature
 from qdrop.data import photographs
 from qdrop.models import ModelError, float_model, load_weights
 from qdrop.preprocessing import IMAGENET
@@ -56,8 +56,8 @@ def test_a_factory_of_the_users_code_is_called(here, name):
         ("mine_of_tests:number", "mine_of_tests:number() returned a int, not a torch.nn.Module"),
         ("none.py:make", "none.py does not exist"),
         ("torn.py:make", "torn.py cannot be imported: SyntaxError"),
-        ("needs.py:make", "needs.py cannot be imported: No module named 'absent_module'"),
-        ("needs:make", "needs cannot be imported: No module named 'absent_module'"),
+        ("needs.py:make", "needs.py cannot be imported: ModuleNotFoundError: No module named 'absent_module'"),
+        ("needs:make", "needs cannot be imported: ModuleNotFoundError: No module named 'absent_module'"),
     ],
 )
 def test_a_name_that_cannot_be_used_is_one_line(here, name, complaint):
@@ -178,7 +178,9 @@ def test_lite0_knows_a_cat_and_an_espresso():
 
 
 def test_lite0_refuses_a_file_of_other_tensors(monkeypatch):
-    real = models._read_state
-    monkeypatch.setattr(models, "_read_state", lambda file: dict(list(real(file).items())[1:]))
+    from core_utils.training import lite0
+
+    real = lite0.read_weights
+    monkeypatch.setattr(lite0, "read_weights", lambda file, error: dict(list(real(file, error=error).items())[1:]))
     with pytest.raises(ModelError, match="does not hold the tensors of timm's tf_efficientnet_lite0"):
         float_model("lite0")

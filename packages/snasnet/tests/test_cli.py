@@ -218,7 +218,7 @@ def odd(tmp_path_factory):
         (["train", CELL, "--set", "widths=3"], "did you mean 'width'?"),
         (["train", CELL, "--set", "group=0"], "group must be at least 1, got 0"),
         (["train", CELL, "--set", "workers=-1"], "workers must not be negative"),
-        (["evaluate", "--run", "nowhere"], "--run nowhere is no folder of `snasnet train`"),
+        (["evaluate", "--run", "nowhere"], "nowhere is no folder of `snasnet train`"),
         (["compare", "--search", "nowhere"], "nowhere is no folder of a finished `snasnet search`"),
         (["plot", CELL, "--out", "c.png"], "must end in .svg, or for a cell in .dot"),
         (["plot"], "give a cell or --search, and not both"),

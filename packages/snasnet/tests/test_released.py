@@ -73,7 +73,7 @@ def test_weights_pooled_otherwise_name_the_p2_that_fits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"), [(b"no weights", "cannot be read as weights"), (None, "holds no weights")]
+    ("content", "complaint"), [(b"no weights", "cannot be read"), (None, "holds no state dictionary")]
 )
 def test_files_without_weights_are_refused(tmp_path, content, complaint):
     file = tmp_path / "weights.pt"

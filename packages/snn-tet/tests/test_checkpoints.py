@@ -135,8 +135,8 @@ def test_anything_but_tensors_is_refused(tmp_path, capsys):
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "facts.pt").read_bytes()[:200])
     for name in ("code", "noise", "empty", "cut", "absent"):
-        with pytest.raises(UserError, match=rf"{name}\.pt is no checkpoint that can be read safely"):
+        with pytest.raises(UserError, match=rf"{name}\.pt cannot be read"):
             load_reference_checkpoint(tiny_vgg(), tmp_path / f"{name}.pt")
-    with pytest.raises(UserError, match=r"facts\.pt is no state dict"):
+    with pytest.raises(UserError, match=r"facts\.pt holds no state dictionary"):
         load_reference_checkpoint(tiny_vgg(), tmp_path / "facts.pt")
     assert "executed" not in capsys.readouterr().out

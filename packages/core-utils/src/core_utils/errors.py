@@ -24,3 +24,9 @@ class CheckFailed(Exception):  # noqa: N818 -- a check that fails is an outcome,
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM arrived; treated like Ctrl-C, with exit code 143."""
+
+
+def one_line(error: BaseException, *, longest: int = 200) -> str:
+    """Somebody else's exception for a message of ours: its type and the first line of a text that may go on for pages."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:longest]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -18,7 +18,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +266,32 @@ def environment() -> dict[str, Any]:
         "commit": _commit(),
         "versions": {distribution.name: distribution.version for distribution in distributions},
     }
+
+
+def read_finished(
+    folder: Path, command: str, known: Callable[[Any], bool], *, error: type[UserError] = RunError
+) -> dict[str, Any]:
+    """What a finished run was asked to do: its configuration, as JSON data.
+
+    Args:
+        folder: the run's.
+        command: that leaves such runs, such as `snn-tet train`; for messages.
+        known: whether a configuration is one of that command's; to fail on it is to say no.
+        error: what to raise.
+
+    Raises:
+        UserError: the folder holds no such run, or one that is not finished.
+    """
+    try:
+        asked: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+        ours = known(asked)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        ours = False
+    if not ours:
+        raise error(f"{folder} is no folder of `{command}`")
+    if not (folder / "result.json").is_file():
+        raise error(f"{folder} is not finished", f"{command} ... --out {folder} --resume")
+    return asked
 
 
 def _prepare(path: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from safetensors.numpy import load, save
 from core_utils.data import DataError
 from core_utils.errors import UserError
 from core_utils.files import write_atomically
-from core_utils.runs import Run
+from core_utils.runs import Run, read_finished
 from core_utils.settings import from_tree
 from diffract.designs import Design
 from diffract.evaluation import evaluate
@@ -100,15 +99,7 @@ def read_trained(run: Path) -> Trained:
     Raises:
         UserError: the folder is no finished training, or its layers are damaged or of another design.
     """
-    try:
-        asked = json.loads((run / "config.json").read_bytes())
-        known = isinstance(asked, dict) and asked.keys() == {"design", "data"}
-    except (OSError, ValueError):
-        known = False
-    if not known:
-        raise UserError(f"--run {run} is no folder of `diffract train`")
-    if not (run / "result.json").is_file():
-        raise UserError(f"--run {run} is not finished", f"diffract train --out {run} --resume")
+    asked = read_finished(run, "diffract train", lambda asked: asked.keys() == {"design", "data"})
     design = from_tree(Design, asked["design"], str(run / "config.json"))
     network = design.network()
     try:

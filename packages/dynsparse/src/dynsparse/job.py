@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from core_utils.errors import UserError
 from core_utils.images import DataSets, cifar, imagenet
-from core_utils.runs import Run
+from core_utils.runs import Run, read_finished
 from core_utils.settings import from_tree
-from core_utils.training import Arrays, Loader, Stateful, resolve_device, seed_everything
+from core_utils.training import Arrays, Loader, Stateful, read_weights, resolve_device, seed_everything
 from dynsparse.loading import load_weights
 from dynsparse.miniature import CLASSES, SIZE, miniature_images
 from dynsparse.models import MODELS, build
@@ -183,19 +180,11 @@ def read_trained(run: Path, folder: Path | None = None) -> Trained:
         UserError: the folder is no such run, is not finished, its weights are damaged or of another network, or the
             data cannot be read.
     """
-    try:
-        asked = json.loads((run / "config.json").read_bytes())
-        known = isinstance(asked, dict) and asked.keys() == {"config", "data"}
-    except (OSError, ValueError):
-        known = False
-    if not known:
-        raise UserError(f"--run {run} is no folder of `dynsparse train`")
-    if not (run / "result.json").is_file():
-        raise UserError(f"--run {run} is not finished", f"dynsparse train --out {run} --resume")
+    asked = read_finished(run, "dynsparse train", lambda asked: asked.keys() == {"config", "data"})
     config = from_tree(JobConfig, asked["config"], str(run / "config.json"))
     data = load_data(config, folder or (Path(asked["data"]) if asked["data"] else None))
     model = make_model(config, data)
-    load_weights(model, _tensors(run / WEIGHTS))
+    load_weights(model, read_weights(run / WEIGHTS))
     return Trained(config, data, model.eval())
 
 
@@ -208,13 +197,6 @@ def named_model(name: str, variant: str, **settings: Any) -> nn.Module:
     if name not in MODELS:
         raise UserError(f"--model {name} is none of {', '.join(MODELS)}")
     return build({"model": name, "variant": variant, **settings}).eval()
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load(file.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from None
 
 
 def _unchanged(item: Any, _: object) -> Any:

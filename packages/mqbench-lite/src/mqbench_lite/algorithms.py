@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import nn
 
+from core_utils.errors import one_line
 from mqbench_lite import built_in
 from mqbench_lite.errors import MQBenchError
 from mqbench_lite.quantizers import Role
@@ -102,7 +103,7 @@ def registry(found: Iterable[EntryPoint] | None = None) -> Registry:
         try:
             loaded = point.load()
         except Exception as error:
-            problems.append(f"{_origin(point)} does not load: {type(error).__name__}: {_one_line(error)}")
+            problems.append(f"{_origin(point)} does not load: {one_line(error)}")
             continue
         problem = _problem(loaded, algorithms)
         if problem:
@@ -131,10 +132,6 @@ def _problem(loaded: Any, taken: Mapping[str, Algorithm]) -> str | None:
 def _origin(point: EntryPoint) -> str:
     package = f" of {point.dist.name}" if point.dist is not None else ""
     return f"the plug-in {point.name}{package} ({point.value})"
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 BUILT_IN: tuple[Algorithm, ...] = (

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from core_utils.runs import Run
-from core_utils.training import Loader, resolve_device
+from core_utils.training import Loader, evaluate_classifier, resolve_device
 from mqbench_lite import algorithms, profiles
 from mqbench_lite.calibration import calibrate, quantizers_of
 from mqbench_lite.data import Preprocessing, samples, some
-from mqbench_lite.errors import MQBenchError
 from mqbench_lite.grids import GridConfig
 from mqbench_lite.model import QuantModel
 from mqbench_lite.preparing import prepare
@@ -131,17 +130,9 @@ def held_out(config: GridConfig, preprocessing: Preprocessing) -> Loader:
     return Loader(samples(config.data, "test", preprocessing), TEST_BATCH, shuffle=False)
 
 
-@torch.no_grad()
 def accuracy(net: nn.Module, batches: Iterable[Any]) -> float:
     """Share of the right classes, percent."""
-    device = next((value.device for value in net.parameters()), torch.device("cpu"))
-    right = seen = 0
-    for images, labels in batches:
-        right += int((net(images.to(device)).argmax(1).cpu() == labels).sum())
-        seen += len(labels)
-    if seen == 0:
-        raise MQBenchError("there is nothing to test on")
-    return 100 * right / seen
+    return 100 * evaluate_classifier(net, batches)["accuracy"]
 
 
 def _engines(cell: Cell, qm: QuantModel, test: Loader) -> dict[str, Any]:

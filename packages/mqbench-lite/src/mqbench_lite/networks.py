@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from core_utils.user_code import call_named
 from mqbench_lite.errors import EngineMissingError, MQBenchError
 
 GROUP = "mqbench_lite.networks"
@@ -115,14 +114,15 @@ def get(name: str, **options: Any) -> nn.Module:
     if origin in ("timm", "torchvision"):
         return _from_collection(origin, function, options)
     if colon and origin.endswith(".py"):
-        return _made(name, _from_file(Path(origin), function), options)
+        return _checked(name, call_named(name, options, error=MQBenchError))
     for point in entry_points(group=GROUP):
         if point.name == name:
             try:
                 factory = point.load()
             except Exception as error:
                 raise MQBenchError(f"network {name} ({point.value}) does not load: {error}") from error
-            return _made(name, factory, options)
+            made = callable(factory) and not isinstance(factory, nn.Module)
+            return _checked(name, factory(**options) if made else factory)
     nearest = difflib.get_close_matches(name, names(), 1, 0.0)[0]
     raise MQBenchError(
         f"there is no network {name!r}",
@@ -149,20 +149,7 @@ def _from_collection(collection: str, name: str, options: dict[str, Any]) -> nn.
     return make(name, **options)  # type: ignore[no-any-return]
 
 
-def _from_file(file: Path, function: str) -> Any:
-    """A function of the user's file."""
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None or not file.is_file():
-        raise MQBenchError(f"{file} does not exist", "give FILE.py:FUNCTION")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, function):
-        raise MQBenchError(f"{file} has no {function!r}", "give FILE.py:FUNCTION")
-    return getattr(module, function)
-
-
-def _made(name: str, factory: Any, options: dict[str, Any]) -> nn.Module:
-    network = factory(**options) if callable(factory) and not isinstance(factory, nn.Module) else factory
+def _checked(name: str, network: Any) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise MQBenchError(f"{name} gives a {type(network).__name__}", "it must give a torch.nn.Module")
     return network

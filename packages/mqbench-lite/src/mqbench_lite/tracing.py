@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- its name everywhere
 from torch.utils import _pytree as pytree
 
+from core_utils.errors import one_line
 from mqbench_lite.capture import HINT, Captured, captured, is_users, own_module, source_of
 from mqbench_lite.errors import TraceError
 from mqbench_lite.functions import lower
@@ -32,7 +33,7 @@ def trace(model: nn.Module, args: tuple[Any, ...], leaves: Sequence[str] = ()) -
     try:
         graph = tracer.trace(model)
     except Exception as reason:
-        raise TraceError(f"{_last_line(reason)}: {_first_line(reason)}", HINT) from reason
+        raise TraceError(f"{_last_line(reason)}: {one_line(reason)}", HINT) from reason
     run = _Run(model, args)
     for node in graph.nodes:
         if node.op == "output":
@@ -44,7 +45,7 @@ def trace(model: nn.Module, args: tuple[Any, ...], leaves: Sequence[str] = ()) -
             raise
         except Exception as reason:
             where = f"{node.name} {source_of(node)}".strip()
-            raise TraceError(f"{where}: {_first_line(reason)}", HINT) from reason
+            raise TraceError(f"{where}: {one_line(reason)}", HINT) from reason
     flat, outputs = pytree.tree_flatten(results)
     return captured(run.lowering, model, flat, run.shapes, pytree.tree_structure((args, {})), outputs)
 
@@ -198,11 +199,6 @@ def _attribute(model: nn.Module, path: str) -> Any:
 def _shape(one: Tensor, other: Tensor) -> tuple[int, ...]:
     """Sizes that differ between the two batches are the batch's."""
     return tuple(a if a == b else BATCH for a, b in zip(one.shape, other.shape, strict=True))
-
-
-def _first_line(reason: BaseException) -> str:
-    line = next((line.strip() for line in str(reason).splitlines() if line.strip()), "")
-    return f"{type(reason).__name__}: {line[:200]}" if line else type(reason).__name__
 
 
 def _last_line(reason: BaseException) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from core_utils.errors import CheckFailed
-from core_utils.runs import Run
+from core_utils.runs import Run, read_finished
 from core_utils.settings import from_tree
 from core_utils.training import Loader, resolve_device
 from qdrop.config import QDropConfig
@@ -225,15 +224,8 @@ def read_quantized(folder: Path, device: str = "cpu") -> Quantized:
     import qdrop
 
     where = resolve_device(device)
-    try:
-        asked = json.loads((folder / "config.json").read_bytes())
-        known = isinstance(asked, dict) and asked.keys() == {"job", "config"}
-    except (OSError, ValueError):
-        known = False
-    if not known:
-        raise QDropError(f"{folder} is no folder of `qdrop quantize`")
-    if not (folder / "result.json").is_file():
-        raise QDropError(f"{folder} is not finished", f"qdrop quantize ... --out {folder} --resume")
+    ours = {"job", "config"}
+    asked = read_finished(folder, "qdrop quantize", lambda asked: asked.keys() == ours, error=QDropError)
     job = from_tree(Job, asked["job"], str(folder / "config.json"))
     model = job.float_model.model.to(where)
     return Quantized(job, model, qdrop.load(folder / WEIGHTS, model), asked["config"]["seed"])

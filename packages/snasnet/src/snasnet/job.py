@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch.utils.data import Subset
 
 from core_utils.errors import UserError
 from core_utils.images import Items
-from core_utils.runs import Run
+from core_utils.runs import Run, read_finished
 from core_utils.settings import from_tree
 from core_utils.training import Loader, load_weights, resolve_device, save_weights, seed_everything
 from snasnet.cells import Cell
@@ -150,15 +149,7 @@ def read_trained(run: Path, folder: Path | None = None) -> Trained:
     Raises:
         UserError: the folder is no finished training, or its weights are damaged or of another network.
     """
-    try:
-        asked = json.loads((run / "config.json").read_bytes())
-        known = isinstance(asked, dict) and asked.keys() == {"train", "data"}
-    except (OSError, ValueError):
-        known = False
-    if not known:
-        raise UserError(f"--run {run} is no folder of `snasnet train`")
-    if not (run / "result.json").is_file():
-        raise UserError(f"--run {run} is not finished", f"snasnet train --out {run} --resume")
+    asked = read_finished(run, "snasnet train", lambda asked: asked.keys() == {"train", "data"})
     config = from_tree(JobConfig, asked["train"], str(run / "config.json"))
     data = config.load(folder or (Path(asked["data"]) if asked["data"] else None))
     model = make_network(config, data)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from core_utils.errors import UserError
 from core_utils.settings import settings
+from core_utils.training import read_weights
 from snasnet.job import JobConfig, preset_file
 from snasnet.networks import SNASNet
 from snasnet.specs import DatasetSpec
@@ -80,19 +81,8 @@ def load_released(path: str | Path, name: str, names: Mapping[str, str] | None =
 
 def _weights(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a file by name, without counters and without the prefix that data parallelism adds."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign file fails in many ways
-        raise UserError(f"{path} cannot be read as weights: {' '.join(str(error).split())[:200]}") from None
-    content = content.get("state_dict", content) if isinstance(content, dict) else {}
-    tensors = {
-        key.removeprefix("module."): value
-        for key, value in content.items()
-        if isinstance(value, Tensor) and not key.endswith("num_batches_tracked")
-    }
-    if not tensors:
-        raise UserError(f"{path} holds no weights")
-    return tensors
+    tensors = read_weights(Path(path)).items()
+    return {name: value for name, value in tensors if not name.endswith("num_batches_tracked")}
 
 
 def _by_shape(path: str | Path, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:

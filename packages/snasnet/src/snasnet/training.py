@@ -13,7 +13,7 @@ from torch.nn import functional
 from core_utils.errors import UserError
 from core_utils.runs import Run
 from core_utils.spiking.diagnostics import firing_rates, silent_or_saturated, synaptic_ops
-from core_utils.training import History, Loader, Stateful, cosine, fit
+from core_utils.training import History, Loader, Stateful, cosine, evaluate_classifier, fit
 from snasnet.networks import Neurons, SNASNet
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -124,25 +124,14 @@ def _loss(scores: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(scores, labels)
 
 
-@torch.no_grad()
 def accuracy(model: nn.Module, batches: Iterable[Any]) -> float:
     """Share of the samples whose highest class score is that of their label; in evaluation mode.
 
     Raises:
         UserError: no sample.
     """
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
-    right = samples = 0
-    try:
-        for images, labels in batches:
-            right += int((model(time_first_if_frames(images.to(device))).argmax(-1) == labels.to(device)).sum())
-            samples += len(labels)
-    finally:
-        model.train(training)
-    if samples == 0:
-        raise UserError("there is nothing to evaluate on: the loader is empty")
-    return right / samples
+    found = evaluate_classifier(model, batches, lambda images: model(time_first_if_frames(images)))
+    return found["accuracy"]
 
 
 def profile(model: SNASNet, batches: Iterable[Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from core_utils.errors import UserError
-from core_utils.runs import Run
+from core_utils.runs import Run, read_finished
 from core_utils.settings import from_tree
 from core_utils.training import load_weights
 from snn_nda.gap import gap_report
@@ -111,13 +110,8 @@ def read_pretraining(folder: Path) -> PretrainJob:
 
 def _asked(folder: Path, verb: Literal["train", "pretrain"]) -> dict[str, Any]:
     """What a finished run of a verb was asked to do; only pre-training knows dimensions of projections."""
-    try:
-        asked = json.loads((folder / "config.json").read_bytes())
-        known = ("dim" in asked["config"]) == (verb == "pretrain") and "policy" in asked["config"]
-    except (OSError, ValueError, TypeError, LookupError):
-        known = False
-    if not known:
-        raise UserError(f"{folder} is no folder of `snn-nda {verb}`")
-    if not (folder / "result.json").is_file():
-        raise UserError(f"{folder} is not finished", f"snn-nda {verb} --out {folder} --resume")
-    return asked
+
+    def known(asked: Any) -> bool:
+        return ("dim" in asked["config"]) == (verb == "pretrain") and "policy" in asked["config"]
+
+    return read_finished(folder, f"snn-nda {verb}", known)

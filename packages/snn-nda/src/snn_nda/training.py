@@ -15,7 +15,7 @@ from core_utils.errors import UserError
 from core_utils.runs import Run
 from core_utils.spiking.layout import time_first
 from core_utils.spiking.networks import class_scores
-from core_utils.training import History, Loader, Stateful, cosine, fit
+from core_utils.training import History, Loader, Stateful, cosine, evaluate_classifier, fit
 from snn_nda.augment import Augmentation, Draw, indexed
 
 
@@ -126,7 +126,6 @@ def train(
     )
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, loader: Iterable[Any]) -> dict[str, float]:
     """Accuracy and mean cross-entropy of a network, without augmentation.
 
@@ -140,20 +139,7 @@ def evaluate(model: nn.Module, loader: Iterable[Any]) -> dict[str, float]:
     Raises:
         UserError: there is no batch.
     """
-    device, training = next(model.parameters()).device, model.training
-    right, loss, count = 0, 0.0, 0
-    model.eval()
-    try:
-        for frames, labels in loader:
-            scores, targets = class_scores(model(time_first(frames.to(device)))), labels.to(device)
-            right += int((scores.argmax(-1) == targets).sum())
-            loss += functional.cross_entropy(scores.float(), targets, reduction="sum").item()
-            count += len(labels)
-    finally:
-        model.train(training)
-    if count == 0:
-        raise UserError("there is nothing to evaluate on: the loader is empty")
-    return {"accuracy": right / count, "loss": loss / count}
+    return evaluate_classifier(model, loader, lambda frames: class_scores(model(time_first(frames))))
 
 
 def by_epoch(epochs: int) -> Callable[[float], float]:

@@ -10,14 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from core_utils.errors import UserError
-from core_utils.training import put_weights
+from core_utils.training import put_weights, read_weights
 
 RENAMES = (
     (r"^module\.", ""),  # of nn.DataParallel
@@ -57,18 +55,8 @@ def load_reference_checkpoint(model: nn.Module, source: Path | Mapping[str, Tens
         UserError: a file that cannot be read or holds anything else; copies of one tensor that differ; a checkpoint
             of another network, with the first 5 keys that are missing, superfluous or of another shape.
     """
-    state = _read(source) if isinstance(source, Path) else source
+    state = read_weights(source) if isinstance(source, Path) else source
     put_weights(model, _by_our_names(state), "the checkpoint")
-
-
-def _read(file: Path) -> Mapping[str, Tensor]:
-    try:
-        state: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
-        raise UserError(f"{file} is no checkpoint that can be read safely: {_first_line(error)}") from None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{file} is no state dict: it must map names to tensors")
-    return state
 
 
 def _by_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -93,7 +81,3 @@ def _by_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _place(match: re.Match[str]) -> tuple[int, int]:
     """Stage, and block in it."""
     return int(match[1] or 0), int(match[2])
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

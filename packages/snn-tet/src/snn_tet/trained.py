@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
-from core_utils.errors import UserError
+from core_utils.runs import read_finished
 from core_utils.settings import from_tree
 from core_utils.training import load_weights
 from snn_tet.datasets import DataSets
@@ -45,15 +44,7 @@ def read_trained(run: Path, data: Path | None = None) -> Trained:
         UserError: the folder is no such run, is not finished, its weights are damaged or of another network, or the
             data cannot be read.
     """
-    try:
-        asked = json.loads((run / "config.json").read_bytes())
-        known = isinstance(asked, dict) and asked.keys() == {"config", "data"}
-    except (OSError, ValueError):
-        known = False
-    if not known:
-        raise UserError(f"--run {run} is no folder of `snn-tet train`")
-    if not (run / "result.json").is_file():
-        raise UserError(f"--run {run} is not finished", f"snn-tet train --out {run} --resume")
+    asked = read_finished(run, "snn-tet train", lambda asked: asked.keys() == {"config", "data"})
     config = from_tree(JobConfig, asked["config"], str(run / "config.json"))
     folder = data or (Path(asked["data"]) if asked["data"] else None)
     sets = load_data(config, folder)
