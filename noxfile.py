@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -35,6 +36,7 @@ OLDEST = {
         "engines or environments or foreign or linearisation or model_folder or rendering or robot or simulation or urdf",
     )
 }
+TWO = ("--numprocesses=2",)  # the cores that CI has
 PINNED = ("-c", "constraints.txt", "--no-sources")
 # Containers like to set this; each of the tests' many processes would then compile torch's sources anew, for ten seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -96,7 +98,8 @@ def slow(session: nox.Session, package: str) -> None:
 def integration(session: nox.Session) -> None:
     """What only shows when packages meet, and whether the template yields a package that passes."""
     install_all(session, "--group", "pyproject.toml:integration")
-    run_pytest(session, ROOT / "tests-integration")
+    # A module's tests share what they make, so a module stays with one process.
+    run_pytest(session, ROOT / "tests-integration", *TWO, "--dist=loadfile", threads="1")
 
 
 @nox.session
@@ -133,14 +136,16 @@ def wheels(session: nox.Session) -> None:
         shutil.copy(wheel(session, name), DIST)
     session.run("python", "tools/static_index.py", DIST)
     index = ("--index", (DIST / "simple").as_uri())
-    for name in NAMES:
-        requirements = lock(session, name, *index)
-        prove(session, name, "uv", "--require-hashes", "-r", requirements)
-    # pip copies where uv links (a minute and 6 GB for torch), so one package speaks for all.
-    heavy = [name for name in NAMES if "\ntorch==" in (DIST / f"requirements-{name}.txt").read_text()]
+    locked = {name: lock(session, name, *index) for name in NAMES}
+    # pip copies where uv links (a minute and 6 GB for torch), so one package speaks for all, while the others are proved.
+    heavy = [name for name in NAMES if "\ntorch==" in locked[name].read_text()]
     name = next(iter(heavy), CORE)
-    prove(session, name, "pip", "--require-hashes", "-r", DIST / f"requirements-{name}.txt")
-    prove_together(session)
+    with ThreadPoolExecutor() as threads:
+        copied = threads.submit(prove, session, name, "pip", "--require-hashes", "-r", locked[name])
+        for name in NAMES:
+            prove(session, name, "uv", "--require-hashes", "-r", locked[name])
+        prove_together(session)
+        copied.result()
 
 
 def wheel(session: nox.Session, package: str) -> str:
@@ -188,8 +193,8 @@ def run_tests(session: nox.Session, package: str, *flags: str, bare: bool = Fals
     tests = ROOT / "packages" / package / "tests"
     # Hypothesis' profile for CI draws the same examples everywhere and sets no deadline, which a busy machine would miss.
     settings = (f"--jaxtyping-packages={','.join(checked)}", "--hypothesis-profile=ci")
-    # Packages whose tests take minutes have the plugin in their group; two cores are what CI has.
-    shared = ("--numprocesses=2",) if "pytest-xdist" in str(groups_of(package).get("test")) else ()
+    # Packages whose tests take minutes have the plugin in their group.
+    shared = TWO if "pytest-xdist" in str(groups_of(package).get("test")) else ()
     run_pytest(session, tests, *settings, *shared, *flags, bare=bare, threads="1" if shared else None)
 
 
