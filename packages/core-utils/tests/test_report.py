@@ -176,6 +176,12 @@ class TestPage:
         assert "Not measured: peer: No module named &#39;spikingjelly&#39;" in html
         assert "Faster than &lt;it&gt;." in html
 
+    def test_benchmarks_stand_by_package(self):
+        found = [Comparison(not_measured="no peer", id=name) for name in ("qdrop loop", "qdrop kernel", "snn-tet lif")]
+        html = page(Report((), ENVIRONMENT, tuple(found)))
+        order = [html.index(text) for text in (">qdrop<", ">loop<", ">kernel<", ">snn-tet<", ">lif<")]
+        assert order == sorted(order)
+
     def test_benchmarks_are_read_from_the_folders_of_the_command(self, tmp_path):
         side = Side(0.01, 2**25, 2**24)
         met = Comparison(Ratio(2.0, 1.5, 3.0, 10), None, side, side, {"threads": 1}, id="speed", target=1.5)

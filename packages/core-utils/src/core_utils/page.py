@@ -8,7 +8,7 @@ import math
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def page(report: Report) -> str:
     Raises:
         UserError: jinja2 is not installed.
     """
-    functions = {"plot": _plot, "table": _table, "rerun": rerun, "unpublished": UNPUBLISHED}
+    functions = {"plot": _plot, "table": _table, "ratios": _ratios, "rerun": rerun, "unpublished": UNPUBLISHED}
     filters = {"number": number, "measured": measured, "duration": duration, "anchor": anchor, "tail": _tail}
     return rendered("page.html.jinja", functions, filters, report=report, pictures=_pictures(report))
 
@@ -208,6 +208,15 @@ def _table(result: Result) -> list[tuple[str, float, float, list[float | None]]]
         half = (max(given) - min(given)) / 2
         rows.append((name, sum(given) / len(given), half if math.isfinite(half) else 0.0, values))
     return rows
+
+
+def _ratios(report: Report) -> dict[str, list[Comparison]]:
+    """The benchmarks by package, which comes before a blank in their ids; one without is of no package."""
+    grouped: dict[str, list[Comparison]] = {}
+    for benchmark in report.benchmarks:
+        package, _, name = benchmark.id.rpartition(" ")
+        grouped.setdefault(package, []).append(replace(benchmark, id=name))
+    return grouped
 
 
 def _pictures(report: Report) -> dict[tuple[str, str], list[Picture]]:
