@@ -66,7 +66,14 @@ def test_a_tag_on_another_commit_stops_the_release(repository):
     )
 
 
+def test_nothing_is_uploaded_without_its_tag(repository):
+    code, complaint = tool(repository, "release.py", "fedcl", "1.0.0", "--upload")
+    assert code == 1
+    assert complaint.startswith("no release: there is no tag fedcl-v1.0.0, and what is uploaded cannot be taken back\n")
+
+
 def test_a_name_that_belongs_to_others_is_never_uploaded(repository):
+    git(repository, "tag", "fedcl-v1.0.0")
     code, complaint = tool(repository, "release.py", "fedcl", "1.0.0", "--upload")
     assert code == 1
     assert complaint == "no release: fedcl is another project's name on the public index; never upload it\n"

@@ -46,12 +46,13 @@ def obstacles(package: str, version: str, *, upload: bool) -> list[str]:
     changelog = project.with_name("CHANGELOG.md")
     sections = re.findall(r"^## (\S+)", changelog.read_text() if changelog.is_file() else "", re.MULTILINE)
     tag = f"{package}-v{version}"
-    elsewhere = git("tag", "--list", tag) != git("tag", "--list", tag, "--points-at", "HEAD")
+    anywhere, here = git("tag", "--list", tag), git("tag", "--list", tag, "--points-at", "HEAD")
     problems = {
         f"{project.relative_to(ROOT)} says {declared}, not {version}": declared != version,
         f"{changelog.relative_to(ROOT)} has no section '## {version}'": version not in sections,
         "the working tree has changes that are not committed": git("status", "--porcelain") != "",
-        f"the tag {tag} names another commit": elsewhere,
+        f"the tag {tag} names another commit": anywhere != here,
+        f"there is no tag {tag}, and what is uploaded cannot be taken back": upload and not anywhere,
         f"{package} is another project's name on the public index; never upload it": upload and package in FOREIGN,
     }
     return [problem for problem, stands in problems.items() if stands]
