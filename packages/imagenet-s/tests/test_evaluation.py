@@ -288,7 +288,8 @@ def test_a_killed_evaluation_keeps_its_finished_chunks(tmp_path):
 
 @pytest.mark.slow
 def test_a_cluster_gives_what_a_thread_gives(samples, result):
-    distributed = pytest.importorskip("distributed")
+    import distributed
+
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
     ) as cluster:

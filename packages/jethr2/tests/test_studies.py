@@ -35,7 +35,8 @@ def test_processes_change_no_bit(whole):
 
 
 def test_a_dask_cluster_changes_no_bit(whole):
-    distributed = pytest.importorskip("distributed")
+    import distributed
+
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, silence_logs=50
     ) as cluster:

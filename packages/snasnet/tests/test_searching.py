@@ -271,7 +271,8 @@ def test_costs_are_counted_without_a_network_as_on_one(text, options):
 
 @pytest.mark.slow
 def test_dask_ranks_as_processes_do(batch):
-    distributed = pytest.importorskip("distributed")
+    import distributed
+
     here = find(batch, n=10)
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
