@@ -163,7 +163,10 @@ def test_what_the_engine_warns_of_is_one_line_and_in_the_log(program, tmp_path):
     assert warnings.showwarning.__module__ != "qdrop.job"
 
 
-def test_methods_are_compared_on_labelled_samples(program, tmp_path):
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_methods_are_compared_on_labelled_samples(program, request, tmp_path, processes):
+    if not processes:
+        request.getfixturevalue("here")
     words = ("--methods", "nearest,qdrop", "--bits", "8/8,2/2", "--seeds", 1, "--out", "c")
     code, out, err = program("compare", *QUICK, "--data", "test.npz", *words, "--json")
     rows = json.loads(out)
@@ -174,7 +177,7 @@ def test_methods_are_compared_on_labelled_samples(program, tmp_path):
     assert len({row["float_accuracy"] for row in rows}) == 1
     assert all(row["sqnr_db"] > 20 for row in rows if row["w_bits"] == 8)
     assert all(row["sqnr_db"] < 20 for row in rows if row["w_bits"] == 2)
-    assert "[4/4]" in err
+    assert ("[4/4]" in err) == processes
     written = table(tmp_path / "c/compare.csv")
     assert [float(row["accuracy"]) for row in written] == pytest.approx([row["accuracy"] for row in rows])
     assert (tmp_path / "c/compare.png").read_bytes().startswith(b"\x89PNG")

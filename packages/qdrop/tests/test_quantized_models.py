@@ -99,7 +99,7 @@ def closeness(model, qm, batches):
         return [sqnr_db(a, b) for a, b in pairs if a.is_floating_point() and a.shape == b.shape and a.numel()]
 
 
-LONG = {"convnext", "mobilenet_v2", "regnet_x_400mf", "bert-questions", "detector"}
+LONG = {"convnext", "resnet18", "mobilenet_v2", "regnet_x_400mf", "bert-questions", "detector"}
 """Models that take many seconds to quantise; the others, and the plans of all, have units of the same kinds."""
 
 
