@@ -139,9 +139,9 @@ def wheels(session: nox.Session) -> None:
     locked = {name: lock(session, name, *index) for name in NAMES}
     # pip copies where uv links (a minute and 6 GB for torch), so one package speaks for all, while the others are proved.
     heavy = [name for name in NAMES if "\ntorch==" in locked[name].read_text()]
-    name = next(iter(heavy), CORE)
+    chosen = next(iter(heavy), CORE)
     with ThreadPoolExecutor() as threads:
-        copied = threads.submit(prove, session, name, "pip", "--require-hashes", "-r", locked[name])
+        copied = threads.submit(prove, session, chosen, "pip", "--require-hashes", "-r", locked[chosen])
         for name in NAMES:
             prove(session, name, "uv", "--require-hashes", "-r", locked[name])
         prove_together(session)

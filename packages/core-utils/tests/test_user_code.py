@@ -58,6 +58,7 @@ def test_a_file_does_not_take_the_name_of_a_module_that_is_there(here):
         ("absent_module.part:make", "no module 'absent_module' (it must lie on the Python path or here)"),
         ("torn.py:make", "torn.py cannot be imported: SyntaxError: invalid syntax (torn.py, line 1)"),
         ("needs.py:make", "needs.py cannot be imported: ModuleNotFoundError: No module named 'absent_module'"),
+        ("needs:make", "needs cannot be imported: ModuleNotFoundError: No module named 'absent_module'"),
         ("their_code.py:mak", "their_code.py has no function 'mak' (did you mean 'make'?)"),
         ("their_code.py:number", "their_code.py has no function 'number'"),
         ("their_code.py:broken", "their_code.py:broken() failed: OSError: no disk"),

@@ -51,18 +51,12 @@ def test_a_factory_of_the_users_code_is_called(here, name):
         ("timm:resnet81", "timm has no model 'resnet81' (did you mean 'resnet"),
         ("torchvision:resnet81", "torchvision has no model 'resnet81' (did you mean 'resnet"),
         ("nowhere.at_all:make", "no module 'nowhere'"),
-        ("mine_of_tests:smal", "mine_of_tests has no function 'smal' (did you mean 'small'?)"),
         ("mine_of_tests:broken", "mine_of_tests:broken() failed: RuntimeError: no such thing"),
         ("mine_of_tests:number", "mine_of_tests:number() returned a int, not a torch.nn.Module"),
         ("none.py:make", "none.py does not exist"),
-        ("torn.py:make", "torn.py cannot be imported: SyntaxError"),
-        ("needs.py:make", "needs.py cannot be imported: ModuleNotFoundError: No module named 'absent_module'"),
-        ("needs:make", "needs cannot be imported: ModuleNotFoundError: No module named 'absent_module'"),
     ],
 )
 def test_a_name_that_cannot_be_used_is_one_line(here, name, complaint):
-    (here / "torn.py").write_text("def make(:")
-    (here / "needs.py").write_text("import absent_module")
     with pytest.raises(ModelError) as caught:
         float_model(name)
     assert complaint in str(caught.value)
